@@ -1,0 +1,2 @@
+// Package bus is the only place that speaks Kafka.
+package bus

@@ -1,0 +1,61 @@
+// Package contract is what crosses a process boundary through Kafka: the topics, the
+// envelope of every record (CloudEvents 1.0 in Kafka binary mode), the JSON Schemas of
+// commands and events, and the function from key to partition.
+//
+// The topics below are the edges between the roles: read them to see who talks to whom.
+// What is here only grows. The golden records under testdata are never changed, and a
+// test proves that today's code reads every one of them.
+package contract
+
+import "fmt"
+
+// DefaultPartitions is the partition count of the commands, events and couples topics
+// unless configured. It divides evenly among 2, 3, 4, 6 and 12 consumers.
+const DefaultPartitions = 12
+
+// DefaultPrefix is the first part of every topic's name unless configured.
+const DefaultPrefix = "bondmate"
+
+// Topics holds the names of the topics of one installation. Several installations share
+// a cluster by using different prefixes.
+type Topics struct {
+	// Commands: written by ingest and by the processor's relay (follow-ups), read by the
+	// processor. Key: pair. In order per pair. LogAppendTime. Kept 7 days.
+	Commands string
+	// Events: written by the processor's relay, read by realtime, the notifier, ingest
+	// (waiting calls) and analysts. Key: pair. In order per pair, at least once: readers
+	// drop repeats by id or by (epoch, partition, seq). Kept 30 days.
+	Events string
+	// DeadLetter: written by the processor and the notifier, read by operators. Key: as the
+	// source record's. Kept 30 days.
+	DeadLetter string
+}
+
+// NewTopics returns the topic names for a prefix.
+func NewTopics(prefix string) Topics {
+	name := func(s string) string { return fmt.Sprintf("%s.%s.v1", prefix, s) }
+	return Topics{Commands: name("commands"), Events: name("events"), DeadLetter: name("deadletter")}
+}
+
+// Spec says how a topic must be set up.
+type Spec struct {
+	Name       string
+	Partitions int
+	Configs    map[string]string
+}
+
+// Specs returns the topics to create, with the configuration that the guarantees need.
+// Production adds replication 3 and min.insync.replicas 2 (see deploy and docs).
+func (t Topics) Specs(partitions int) []Spec {
+	const day = 24 * 60 * 60 * 1000
+	kept := func(days int) string { return fmt.Sprint(days * day) }
+	return []Spec{
+		{t.Commands, partitions, map[string]string{
+			"cleanup.policy": "delete", "retention.ms": kept(7), "retention.bytes": "-1",
+			// The broker's clock, not the producer's: the stale rule compares it with acceptedAt.
+			"message.timestamp.type": "LogAppendTime",
+		}},
+		{t.Events, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(30)}},
+		{t.DeadLetter, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(30)}},
+	}
+}
