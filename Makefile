@@ -1,0 +1,55 @@
+# The two commands to know: `make run` and `make test`.
+
+GO            ?= go
+CACHE         ?= $(or $(BONDMATE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bondmate)
+GOLANGCI      := $(CACHE)/bin/golangci-lint-v2.15.0
+VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS       := -s -w -X main.version=$(VERSION)
+TEST_FLAGS    ?= -shuffle=on -timeout 15m
+PKGS          ?= ./...
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/bondmate
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bondmate ./cmd/bondmate
+
+.PHONY: run
+run: build ## start everything on embedded defaults: API, demo, broker, database, push stand-in
+	./bin/bondmate all
+
+.PHONY: test
+test: ## set up what the tests need, then run all of them with the race detector
+	.ci/test -race $(TEST_FLAGS) $(PKGS)
+
+.PHONY: test-race
+test-race: test ## the same as test
+
+.PHONY: test-quick
+test-quick: ## the tests without the race detector and without Apache Kafka
+	$(GO) test -short $(TEST_FLAGS) $(PKGS)
+
+.PHONY: lint
+lint: $(GOLANGCI) ## static analysis, architecture rules, formatting
+	$(GOLANGCI) run ./...
+
+$(GOLANGCI):
+	@mkdir -p $(dir $@)
+	GOBIN=$(dir $@) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv $(dir $@)golangci-lint $@
+
+.PHONY: generate
+generate: ## regenerate code from the OpenAPI document
+	$(GO) generate ./...
+
+.PHONY: bench
+bench: build ## latency and throughput on the embedded defaults (prints a report)
+	.ci/bench
+
+.PHONY: clean
+clean: ## remove the binary and the development state
+	rm -rf bin .bondmate
