@@ -1,0 +1,110 @@
+package partner
+
+import "fmt"
+
+// The names of the types are the wire contract and the numbers are stored: neither is
+// ever changed. The tables are indexed by the number.
+
+var commandNames = [...]string{
+	Send:      "request.send",
+	Accept:    "request.accept",
+	Decline:   "request.decline",
+	Cancel:    "request.cancel",
+	Remove:    "partnership.remove",
+	Supersede: "request.supersede",
+	Sweep:     "request.sweep",
+}
+
+var eventNames = [...]string{
+	EventRequestReceived:     "request.received",
+	EventRequestSent:         "request.sent",
+	EventRequestAccepted:     "request.accepted",
+	EventRequestDeclined:     "request.declined",
+	EventRequestCancelled:    "request.cancelled",
+	EventRequestExpired:      "request.expired",
+	EventRequestSuperseded:   "request.superseded",
+	EventPartnershipStarted:  "partnership.started",
+	EventPartnershipEnded:    "partnership.ended",
+	EventPartnershipArchived: "partnership.archived",
+	EventSlotVacated:         "slot.vacated",
+	EventCommandRejected:     "command.rejected",
+	EventCommandApplied:      "command.applied",
+}
+
+var requestStatusNames = [...]string{
+	RequestPending:    "pending",
+	RequestAccepted:   "accepted",
+	RequestDeclined:   "declined",
+	RequestCancelled:  "cancelled",
+	RequestExpired:    "expired",
+	RequestSuperseded: "superseded",
+}
+
+// String returns the type's name on the wire, such as "request.send".
+func (t CommandType) String() string {
+	if int(t) < len(commandNames) && commandNames[t] != "" {
+		return commandNames[t]
+	}
+	return fmt.Sprintf("command(%d)", uint8(t))
+}
+
+// ParseCommandType reads a command type's name; false for one that this code does not know.
+func ParseCommandType(name string) (CommandType, bool) {
+	i, ok := indexOf(commandNames[:], name)
+	return CommandType(i), ok
+}
+
+// CommandTypes returns all command types in the order of their numbers.
+func CommandTypes() []CommandType {
+	return []CommandType{Send, Accept, Decline, Cancel, Remove, Supersede, Sweep}
+}
+
+// String returns the type's name on the wire, such as "request.received".
+func (t EventType) String() string {
+	if int(t) < len(eventNames) && eventNames[t] != "" {
+		return eventNames[t]
+	}
+	return fmt.Sprintf("event(%d)", uint8(t))
+}
+
+// ParseEventType reads an event type's name; false for one that this code does not know.
+func ParseEventType(name string) (EventType, bool) {
+	i, ok := indexOf(eventNames[:], name)
+	return EventType(i), ok
+}
+
+// EventTypes returns all event types in the order of their numbers.
+func EventTypes() []EventType {
+	out := make([]EventType, 0, len(eventNames)-1)
+	for i := 1; i < len(eventNames); i++ {
+		out = append(out, EventType(i))
+	}
+	return out
+}
+
+// String returns the status as the API shows it, such as "pending".
+func (s RequestStatus) String() string {
+	if int(s) < len(requestStatusNames) && requestStatusNames[s] != "" {
+		return requestStatusNames[s]
+	}
+	return fmt.Sprintf("request status(%d)", uint8(s))
+}
+
+// ParseRequestStatus reads a status as the API shows it.
+func ParseRequestStatus(name string) (RequestStatus, bool) {
+	i, ok := indexOf(requestStatusNames[:], name)
+	return RequestStatus(i), ok
+}
+
+// indexOf is a scan: with a dozen short names it is quicker than hashing one.
+func indexOf(names []string, name string) (uint8, bool) {
+	if name == "" {
+		return 0, false
+	}
+	for i, n := range names {
+		if n == name {
+			return uint8(i), true //nolint:gosec // the tables have fewer than 256 entries
+		}
+	}
+	return 0, false
+}
