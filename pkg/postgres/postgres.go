@@ -1,0 +1,141 @@
+// Package postgres opens connection pools and migrates the schema.
+//
+// A pool's connections carry server-side timeouts that are shorter than the deadlines of
+// their callers: a context that ends makes pgx close the connection, and a storm of
+// those exhausts the server, so the server has to give up first. The pool belongs to its
+// opener, who closes it after the last user has returned.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Config says how to open a pool. Zero durations leave the server's own setting.
+type Config struct {
+	// URL is a connection string as libpq reads it: a postgres:// URL or key=value pairs.
+	URL      string
+	AppName  string // shown in pg_stat_activity; default "bondmate"
+	MaxConns int    // default 50
+	MinConns int    // kept open while idle
+
+	StatementTimeout time.Duration
+	LockTimeout      time.Duration
+	IdleInTxTimeout  time.Duration
+	// ConnectTimeout bounds one connection attempt; default 3 s.
+	ConnectTimeout time.Duration
+
+	// Params are further session settings, as in {"jit": "off"}.
+	Params map[string]string
+}
+
+const (
+	defaultMaxConns       = 50
+	defaultConnectTimeout = 3 * time.Second
+	retryBase             = 50 * time.Millisecond
+	retryCap              = time.Second
+)
+
+// Open returns a pool that has answered once. While the server cannot be reached or is
+// starting up it tries again until ctx ends, which must have a deadline; a server that
+// answers and refuses (wrong password, no such database) is an error at once.
+func Open(ctx context.Context, cfg Config) (*pgxpool.Pool, error) {
+	poolConfig, err := cfg.pool()
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
+	if err != nil {
+		return nil, fmt.Errorf("create postgres pool: %w", err)
+	}
+	if err := await(ctx, pool.Ping); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("connect to postgres at %s:%d: %w",
+			poolConfig.ConnConfig.Host, poolConfig.ConnConfig.Port, err)
+	}
+	return pool, nil
+}
+
+func (c Config) pool() (*pgxpool.Config, error) {
+	cfg, err := pgxpool.ParseConfig(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("read postgres connection string: %w", err)
+	}
+	setSession(cfg.ConnConfig, c)
+	cfg.MaxConns = int32(max(c.MaxConns, 0)) // #nosec G115 -- validated below 10,000 by pkg/config
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = defaultMaxConns
+	}
+	cfg.MinConns = min(int32(max(c.MinConns, 0)), cfg.MaxConns) // #nosec G115 -- as above
+	cfg.MaxConnIdleTime = 5 * time.Minute
+	cfg.MaxConnLifetime = time.Hour
+	cfg.MaxConnLifetimeJitter = 10 * time.Minute
+	cfg.HealthCheckPeriod = 15 * time.Second
+	return cfg, nil
+}
+
+func setSession(conn *pgx.ConnConfig, c Config) {
+	if conn.RuntimeParams == nil {
+		conn.RuntimeParams = map[string]string{}
+	}
+	params := conn.RuntimeParams
+	if c.AppName == "" {
+		c.AppName = "bondmate"
+	}
+	params["application_name"] = c.AppName
+	params["timezone"] = "UTC"
+	for name, d := range map[string]time.Duration{
+		"statement_timeout":                   c.StatementTimeout,
+		"lock_timeout":                        c.LockTimeout,
+		"idle_in_transaction_session_timeout": c.IdleInTxTimeout,
+	} {
+		if d > 0 {
+			params[name] = strconv.FormatInt(d.Milliseconds(), 10)
+		}
+	}
+	for name, value := range c.Params {
+		params[name] = value
+	}
+	conn.ConnectTimeout = c.ConnectTimeout
+	if conn.ConnectTimeout <= 0 {
+		conn.ConnectTimeout = defaultConnectTimeout
+	}
+}
+
+// await calls do until it succeeds, fails for good, or ctx ends.
+func await(ctx context.Context, do func(context.Context) error) error {
+	for attempt := 0; ; attempt++ {
+		err := do(ctx)
+		if err == nil || !startingUp(err) {
+			return err
+		}
+		delay := min(retryCap, retryBase<<min(attempt, 10))
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(rand.N(delay) + retryBase/2): // #nosec G404 -- jitter
+		}
+	}
+}
+
+// startingUp tells a server that is not there yet from one that refuses.
+func startingUp(err error) bool {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pgErr.Code {
+		case "57P03", // cannot_connect_now: starting up, shutting down, in recovery
+			"57P01", // admin_shutdown
+			"53300": // too_many_connections
+			return true
+		}
+		return false
+	}
+	return true
+}
