@@ -77,7 +77,7 @@ func NewURL(t testing.TB) string {
 		t.Fatalf("test database server: %v", err)
 	}
 	name := fmt.Sprintf("test_%d_%s", time.Now().Unix(), strings.ReplaceAll(uuid.NewString(), "-", "")[:16])
-	if err := srv.exec("CREATE DATABASE " + name + " TEMPLATE " + srv.template); err != nil {
+	if err := srv.exec("CREATE DATABASE " + name + " TEMPLATE " + srv.template + " STRATEGY FILE_COPY"); err != nil {
 		t.Fatalf("copy template database: %v", err)
 	}
 	t.Cleanup(func() {
