@@ -1,0 +1,228 @@
+package identity
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	"github.com/maypok86/otter/v2"
+
+	"github.com/bondmate/backend/pkg/fault"
+)
+
+const (
+	// DefaultTTL is how long an access token lives.
+	DefaultTTL = 15 * time.Minute
+
+	typeAccess = "access"
+	// notBeforeSkew backdates nbf: a token is used within milliseconds, often at
+	// another instance, whose clock may be a little behind.
+	notBeforeSkew = 30 * time.Second
+	// maxTokenBytes bounds what is hashed and decoded for a stranger; ours are under 1 KiB.
+	maxTokenBytes = 4 << 10
+	// defaultCacheSize is about 2 MB of verified tokens.
+	defaultCacheSize = 10_000
+)
+
+// algorithm is pinned: nothing in a token chooses how it is verified.
+var algorithm = jwt.SigningMethodRS256
+
+// claims is the payload on the wire.
+type claims struct {
+	jwt.RegisteredClaims
+	Type      string `json:"typ"`
+	SessionID string `json:"sid"`
+	Role      string `json:"role"`
+}
+
+// errClaims says that a signed token is not an access token of ours.
+var errClaims = errors.New("not an access token")
+
+// Validate implements jwt.ClaimsValidator; the parser calls it after its own checks.
+func (c *claims) Validate() error {
+	if c.Type != typeAccess || c.ID == "" {
+		return errClaims
+	}
+	return nil
+}
+
+// Claims is what an access token says.
+type Claims struct {
+	UserID    uuid.UUID
+	SessionID uuid.UUID
+	Role      Role
+}
+
+// IssuerConfig configures an Issuer.
+type IssuerConfig struct {
+	Keys     *Keys
+	Issuer   string
+	Audience string
+	TTL      time.Duration // default DefaultTTL
+	Clock    func() time.Time
+}
+
+// Issuer signs access tokens.
+type Issuer struct {
+	cfg IssuerConfig
+}
+
+// NewIssuer returns an issuer that signs with the keys' signing key.
+func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
+	if cfg.Keys == nil || cfg.Clock == nil || cfg.Issuer == "" || cfg.Audience == "" {
+		return nil, errors.New("token issuer: keys, clock, issuer and audience are required")
+	}
+	if cfg.TTL == 0 {
+		cfg.TTL = DefaultTTL
+	}
+	return &Issuer{cfg: cfg}, nil
+}
+
+// Issue signs an access token and returns it with the time at which it expires.
+func (i *Issuer) Issue(c Claims) (token string, expiresAt time.Time, err error) {
+	now := i.cfg.Clock().UTC().Truncate(time.Second)
+	expiresAt = now.Add(i.cfg.TTL)
+	t := jwt.NewWithClaims(algorithm, &claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			ID:        uuid.NewString(),
+			Issuer:    i.cfg.Issuer,
+			Audience:  jwt.ClaimStrings{i.cfg.Audience},
+			Subject:   c.UserID.String(),
+			IssuedAt:  jwt.NewNumericDate(now),
+			NotBefore: jwt.NewNumericDate(now.Add(-notBeforeSkew)),
+			ExpiresAt: jwt.NewNumericDate(expiresAt),
+		},
+		Type:      typeAccess,
+		SessionID: c.SessionID.String(),
+		Role:      c.Role.String(),
+	})
+	t.Header["kid"] = i.cfg.Keys.signingID
+	token, err = t.SignedString(i.cfg.Keys.signing)
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("sign access token: %w", err)
+	}
+	return token, expiresAt, nil
+}
+
+// VerifierConfig configures a Verifier.
+type VerifierConfig struct {
+	Keys      *Keys
+	Issuer    string
+	Audience  string
+	Clock     func() time.Time
+	CacheSize int // tokens; default 10,000
+}
+
+// Verifier checks access tokens. It remembers those that it has verified, by their
+// hash and until they expire, because the signature is most of a request's CPU. It
+// remembers no failure: a flood of bad tokens takes no memory.
+type Verifier struct {
+	keys     *Keys
+	parser   *jwt.Parser
+	clock    func() time.Time
+	verified *otter.Cache[[sha256.Size]byte, Identity]
+}
+
+// NewVerifier returns a verifier of tokens for one issuer and audience.
+func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
+	if cfg.Keys == nil || cfg.Clock == nil || cfg.Issuer == "" || cfg.Audience == "" {
+		return nil, errors.New("token verifier: keys, clock, issuer and audience are required")
+	}
+	if cfg.CacheSize == 0 {
+		cfg.CacheSize = defaultCacheSize
+	}
+	// Bounded by size alone: expiry is checked on reading, and the cache then needs no
+	// goroutine that somebody would have to stop.
+	verified, err := otter.New(&otter.Options[[sha256.Size]byte, Identity]{MaximumSize: cfg.CacheSize})
+	if err != nil {
+		return nil, fmt.Errorf("cache of verified tokens: %w", err)
+	}
+	return &Verifier{
+		keys:     cfg.Keys,
+		clock:    cfg.Clock,
+		verified: verified,
+		parser: jwt.NewParser(
+			jwt.WithValidMethods([]string{algorithm.Alg()}),
+			jwt.WithIssuer(cfg.Issuer),
+			jwt.WithAudience(cfg.Audience),
+			jwt.WithExpirationRequired(),
+			jwt.WithNotBeforeRequired(),
+			jwt.WithStrictDecoding(),
+			jwt.WithTimeFunc(cfg.Clock),
+		),
+	}, nil
+}
+
+// Verify returns whom an access token speaks for. Every failure is a fault of kind
+// Unauthenticated: token_expired when the token is right but for its time, so that the
+// client refreshes, and unauthenticated otherwise. It does not ask whether the session
+// still exists.
+func (v *Verifier) Verify(_ context.Context, token string) (Identity, error) {
+	if token == "" || len(token) > maxTokenBytes {
+		return Identity{}, unauthenticated(nil)
+	}
+	hash := sha256.Sum256([]byte(token))
+	if id, ok := v.verified.GetIfPresent(hash); ok {
+		if v.clock().Before(id.ExpiresAt) {
+			return id, nil
+		}
+		v.verified.Invalidate(hash)
+		return Identity{}, expired(nil)
+	}
+	id, err := v.parse(token)
+	if err != nil {
+		return Identity{}, err
+	}
+	v.verified.Set(hash, id)
+	return id, nil
+}
+
+func (v *Verifier) parse(token string) (Identity, error) {
+	var c claims
+	if _, err := v.parser.ParseWithClaims(token, &c, v.key); err != nil {
+		if errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidIssuer) &&
+			!errors.Is(err, jwt.ErrTokenInvalidAudience) && !errors.Is(err, errClaims) {
+			return Identity{}, expired(err)
+		}
+		return Identity{}, unauthenticated(err)
+	}
+	userID, err := uuid.Parse(c.Subject)
+	if err != nil {
+		return Identity{}, unauthenticated(err)
+	}
+	sessionID, err := uuid.Parse(c.SessionID)
+	if err != nil {
+		return Identity{}, unauthenticated(err)
+	}
+	role, err := ParseRole(c.Role)
+	if err != nil {
+		return Identity{}, unauthenticated(err)
+	}
+	return Identity{UserID: userID, SessionID: sessionID, Role: role, ExpiresAt: c.ExpiresAt.Time}, nil
+}
+
+// key finds the key that a token names. An unknown kid is final: keys come from files,
+// nothing is fetched, so a flood of unknown ids costs a map look-up each.
+func (v *Verifier) key(t *jwt.Token) (any, error) {
+	kid, ok := t.Header["kid"].(string)
+	if !ok {
+		return nil, errors.New("token names no key")
+	}
+	key, ok := v.keys.verifying[kid]
+	if !ok {
+		return nil, errors.New("token names an unknown key")
+	}
+	return key, nil
+}
+
+func unauthenticated(cause error) error {
+	return fault.Wrap(cause, fault.Unauthenticated, "unauthenticated", "The access token is not valid.")
+}
+
+func expired(cause error) error {
+	return fault.Wrap(cause, fault.Unauthenticated, "token_expired", "The access token has expired.")
+}
