@@ -1,0 +1,176 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/segmentio/kafka-go/protocol/produce"
+)
+
+// Config says how to reach the cluster.
+type Config struct {
+	Brokers  []string // host:port, at least one
+	ClientID string   // appears in the broker's logs and quotas
+	// MetadataTTL is how long leaders are believed; default 1 s. kafka-go does not ask
+	// again on NotLeader, so this bounds how long a moved partition is written in vain.
+	MetadataTTL time.Duration
+	// DialTimeout bounds a connection's set-up with its first exchange; default 1 s.
+	DialTimeout time.Duration
+	// Timeout bounds a call whose context has no deadline; default 10 s.
+	Timeout time.Duration
+	// Replication is that of topics which EnsureTopics creates; default is the broker's.
+	Replication int
+}
+
+// Client holds the connections to a cluster. It is safe for concurrent use.
+type Client struct {
+	cfg       Config
+	log       *slog.Logger
+	addr      net.Addr
+	transport *kafka.Transport
+	admin     *kafka.Client
+	stop      context.CancelFunc
+}
+
+// New returns a client; it connects on first use. Close releases it.
+func New(cfg Config, log *slog.Logger) *Client {
+	if cfg.MetadataTTL <= 0 {
+		cfg.MetadataTTL = time.Second
+	}
+	if cfg.DialTimeout <= 0 {
+		cfg.DialTimeout = time.Second
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 10 * time.Second
+	}
+	if cfg.ClientID == "" {
+		cfg.ClientID = "bondmate"
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	dialer := &net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 15 * time.Second}
+	c := &Client{
+		cfg:  cfg,
+		log:  log,
+		addr: kafka.TCP(cfg.Brokers...),
+		stop: stop,
+		transport: &kafka.Transport{
+			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := dialer.DialContext(ctx, network, address)
+				if err != nil {
+					return nil, notSent(err)
+				}
+				return conn, nil
+			},
+			DialTimeout: cfg.DialTimeout,
+			IdleTimeout: 30 * time.Second,
+			MetadataTTL: cfg.MetadataTTL,
+			ClientID:    cfg.ClientID,
+			Context:     ctx,
+		},
+	}
+	c.admin = &kafka.Client{Addr: c.addr, Transport: c.transport}
+	return c
+}
+
+// Close drops the connections. Calls under way end by their own deadlines.
+func (c *Client) Close() {
+	c.transport.CloseIdleConnections()
+	c.stop()
+}
+
+// bounded returns ctx with a deadline: its own or the client's timeout.
+func (c *Client) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.cfg.Timeout)
+}
+
+// Ping asks a broker for something that no cache can answer.
+func (c *Client) Ping(ctx context.Context) error {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	res, err := c.admin.ApiVersions(ctx, &kafka.ApiVersionsRequest{})
+	if err == nil {
+		err = res.Error
+	}
+	if err != nil {
+		return fmt.Errorf("ping %s: %w", strings.Join(c.cfg.Brokers, ","), err)
+	}
+	return nil
+}
+
+// Partitions returns a topic's partition count.
+func (c *Client) Partitions(ctx context.Context, topic string) (int, error) {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	leaders, err := c.leaders(ctx, topic)
+	if err != nil {
+		return 0, err
+	}
+	return len(leaders[topic]), nil
+}
+
+// leaders returns for each topic the leader of each partition, -1 for none, from
+// metadata at most MetadataTTL old. A topic that does not exist is an error that
+// wraps kafka.UnknownTopicOrPartition. All errors are marked ErrNotSent.
+func (c *Client) leaders(ctx context.Context, topics ...string) (map[string][]int32, error) {
+	m, err := c.transport.RoundTrip(ctx, c.addr, &metadata.Request{TopicNames: topics})
+	if err != nil {
+		return nil, notSent(fmt.Errorf("load metadata: %w", err))
+	}
+	leaders := make(map[string][]int32, len(topics))
+	for _, t := range m.(*metadata.Response).Topics {
+		if t.ErrorCode != 0 {
+			return nil, notSent(fmt.Errorf("load metadata of %s: %w", t.Name, kafka.Error(t.ErrorCode)))
+		}
+		byIndex := make([]int32, len(t.Partitions))
+		for i := range byIndex {
+			byIndex[i] = -1
+		}
+		for _, p := range t.Partitions {
+			if int(p.PartitionIndex) < len(byIndex) {
+				byIndex[p.PartitionIndex] = p.LeaderID
+			}
+		}
+		leaders[t.Name] = byIndex
+	}
+	return leaders, nil
+}
+
+// roundTrip sends a request to the broker that its partitions name.
+func (c *Client) roundTrip(ctx context.Context, req kafka.Request) (kafka.Response, error) {
+	res, err := c.transport.RoundTrip(ctx, c.addr, req)
+	if err == nil {
+		return res, nil
+	}
+	// These come from routing the request in this process: it did not leave.
+	if errors.Is(err, protocol.ErrNoTopic) || errors.Is(err, protocol.ErrNoPartition) ||
+		errors.Is(err, protocol.ErrNoLeader) || errors.Is(err, kafka.BrokerNotAvailable) {
+		return nil, notSent(err)
+	}
+	if _, ok := errors.AsType[*produce.Error](err); ok {
+		return nil, notSent(err)
+	}
+	return nil, err
+}
+
+// pause waits for d and returns true, or false when ctx ends first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
