@@ -1,0 +1,180 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// topicPrefix is what Kafka allows in a topic's name, short enough for what follows it.
+var topicPrefix = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,100}$`)
+
+// checker gathers faults.
+type checker struct{ faults []*Fault }
+
+func (c *checker) fault(variable, format string, args ...any) {
+	c.faults = append(c.faults, &Fault{variable, fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) within(variable string, value, low, high int) {
+	if value < low || value > high {
+		c.fault(variable, "%d is not between %d and %d", value, low, high)
+	}
+}
+
+func (c *checker) lasts(variable string, value, low, high time.Duration) {
+	if value < low || value > high {
+		c.fault(variable, "%s is not between %s and %s", value, low, high)
+	}
+}
+
+func (c *checker) readable(variable, file string) {
+	if file == "" {
+		return
+	}
+	f, err := os.Open(file) // #nosec G304 -- the operator names it
+	if err != nil {
+		c.fault(variable, "cannot be read: %v", err)
+		return
+	}
+	_ = f.Close()
+}
+
+func (c Config) check() []*Fault {
+	check := &checker{}
+	check.within("PORT", c.Port, 0, 65535)
+	if c.AdminPort != nil {
+		check.within("ADMIN_PORT", *c.AdminPort, 0, 65535)
+		if *c.AdminPort == c.Port && c.Port != 0 {
+			check.fault("ADMIN_PORT", "%d is the same as PORT", c.Port)
+		}
+	}
+	check.within("KAFKA_PORT", c.KafkaPort, 0, 65535)
+	for _, origin := range c.CORSOrigins {
+		check.origin(origin, c.Env)
+	}
+	check.lasts("SHUTDOWN_DELAY", c.ShutdownDelay, 0, 15*time.Second)
+
+	check.database(c.DatabaseURL)
+	check.within("DATABASE_MAX_CONNS", c.DatabaseMaxConns, 4, 1000)
+	check.within("DATABASE_MIN_CONNS", c.DatabaseMinConns, 0, max(c.DatabaseMaxConns, 0))
+
+	for _, broker := range c.KafkaBrokers {
+		check.hostPort("KAFKA_BROKERS", broker)
+	}
+	if !topicPrefix.MatchString(c.KafkaTopicPrefix) {
+		check.fault("KAFKA_TOPIC_PREFIX", "%q may hold only letters, digits, dot, underscore and hyphen", c.KafkaTopicPrefix)
+	}
+	check.within("KAFKA_PARTITIONS", c.KafkaPartitions, 1, 1000)
+	check.within("KAFKA_REPLICATION", c.KafkaReplication, 1, 9)
+	check.lasts("KAFKA_SESSION_TIMEOUT", c.KafkaSessionTimeout, time.Second, 5*time.Minute)
+
+	check.readable("JWT_PRIVATE_KEY_FILE", c.JWTPrivateKeyFile)
+	check.readable("FIREBASE_CREDENTIALS_FILE", c.FirebaseCredentialsFile)
+	if c.FCMEndpoint != "" {
+		check.httpURL("FCM_ENDPOINT", c.FCMEndpoint)
+	}
+	check.lasts("PUSH_GRACE", c.PushGrace, 0, time.Minute)
+
+	check.within("WORKERS", c.Workers, 0, 64)
+	check.within("BATCH_MAX", c.BatchMax, 1, 5000)
+	check.lasts("INGEST_DEADLINE", c.IngestDeadline, 100*time.Millisecond, 30*time.Second)
+	check.lasts("CLOCK_SKEW", c.ClockSkew, 0, time.Minute)
+
+	const year = 366 * 24 * time.Hour
+	check.lasts("REQUEST_TTL", c.RequestTTL, time.Second, year)
+	check.lasts("RESTORE_WINDOW", c.RestoreWindow, time.Second, year)
+	check.within("MESSAGE_MAX_LENGTH", c.MessageMaxLength, 0, 2000)
+	return check.faults
+}
+
+func (c *checker) hostPort(variable, value string) {
+	host, port, err := net.SplitHostPort(value)
+	if err != nil || host == "" {
+		c.fault(variable, "%q is not host:port", value)
+		return
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		c.fault(variable, "%q has no port between 1 and 65535", value)
+	}
+}
+
+func (c *checker) httpURL(variable, value string) {
+	u, err := url.Parse(value)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		c.fault(variable, "%q is not an http or https URL", value)
+	}
+}
+
+// origin accepts scheme://host[:port]. A wildcard for everything would let any page act
+// for a signed-in visitor, so it stays out of production.
+func (c *checker) origin(value string, in Env) {
+	if value == "*" {
+		if in == Production {
+			c.fault("CORS_ORIGIN", "* is not allowed in production: list the origins")
+		}
+		return
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Scheme == "" || u.Host == "" || strings.TrimSuffix(value, "/") != u.Scheme+"://"+u.Host {
+		c.fault("CORS_ORIGIN", "%q is not an origin such as https://app.example.com", value)
+	}
+}
+
+// database reports a bad connection string without repeating it: it may hold a password.
+func (c *checker) database(value string) {
+	if value == "" {
+		return
+	}
+	if _, err := pgconn.ParseConfig(value); err != nil {
+		c.fault("DATABASE_URL", "is not a PostgreSQL connection string (postgres://user:password@host:port/database)")
+	}
+}
+
+// Role is a part of the program that can run alone.
+type Role string
+
+// The roles.
+const (
+	Ingest    Role = "ingest"
+	Processor Role = "processor"
+	Notifier  Role = "notifier"
+	Realtime  Role = "realtime"
+)
+
+// RequireRole reports what a role that runs alone needs and does not have. All faults are
+// joined, as Load does.
+func (c Config) RequireRole(role Role) error {
+	var faults []error
+	need := func(variable string, present bool, why string) {
+		if !present {
+			faults = append(faults, &Fault{variable, "is needed by " + string(role) + why})
+		}
+	}
+	need("DATABASE_URL", c.DatabaseURL != "", "; only all starts its own database")
+	need("KAFKA_BROKERS", len(c.KafkaBrokers) > 0, "; only all runs its own broker")
+	switch role {
+	case Ingest, Realtime:
+		need("JWT_PRIVATE_KEY_FILE", c.JWTPrivateKeyFile != "" || c.Env != Production, " in production: every instance must know the same key")
+	case Notifier:
+		need("FIREBASE_CREDENTIALS_FILE", c.FirebaseCredentialsFile != "", "; only all starts a stand-in")
+	case Processor:
+	}
+	return errors.Join(faults...)
+}
+
+// RequireAll is RequireRole for all roles in one process.
+func (c Config) RequireAll() error {
+	if c.Env == Production && c.JWTPrivateKeyFile == "" {
+		return &Fault{"JWT_PRIVATE_KEY_FILE", "is needed in production"}
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+// Package config is the environment of the program: every variable that something reads,
+// with its default, its meaning and its rules, in one struct.
+//
+// Load reports all faults at once, each with its variable's name, so that an operator
+// corrects a deployment in one go. Values that are secret are never printed.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Config is the environment after reading and checking. The tags: env is the variable,
+// envDefault what it is when unset, about what it means, secret whether it is hidden
+// ("url" hides the password alone).
+type Config struct {
+	Env       Env       `env:"APP_ENV" envDefault:"development" about:"development, test or production; production refuses generated keys and hides the demo"`
+	LogLevel  LogLevel  `env:"LOG_LEVEL" envDefault:"info" about:"debug, info, warn or error"`
+	LogFormat LogFormat `env:"LOG_FORMAT" envDefault:"auto" about:"text, json, or auto: text on a terminal in development, else json"`
+
+	Port          int           `env:"PORT" envDefault:"3000" about:"HTTP and WebSocket; 0 takes any free port"`
+	AdminPort     *int          `env:"ADMIN_PORT" about:"metrics, health and profiles; unset: any free port in all, 9090 in a single role"`
+	AdminHost     string        `env:"ADMIN_HOST" about:"interface of the admin port; unset: 127.0.0.1 in all, every interface in a single role"`
+	DataDir       string        `env:"DATA_DIR" envDefault:".bondmate" about:"state of the embedded servers and generated keys"`
+	CORSOrigins   []string      `env:"CORS_ORIGIN" about:"comma list of the web origins that may call the API and open WebSockets"`
+	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" about:"how long a stopping process goes on serving after it reports unready; 5s behind a load balancer"`
+
+	DatabaseURL      string `env:"DATABASE_URL" secret:"url" about:"PostgreSQL 15 or newer; unset: all starts one in DATA_DIR"`
+	DatabaseMaxConns int    `env:"DATABASE_MAX_CONNS" envDefault:"50" about:"most connections of this process"`
+	DatabaseMinConns int    `env:"DATABASE_MIN_CONNS" envDefault:"5" about:"connections kept open while idle"`
+	PostgresBinDir   string `env:"POSTGRES_BIN_DIR" about:"directory of initdb and postgres for the embedded server; unset: searched, else fetched"`
+
+	KafkaBrokers        []string      `env:"KAFKA_BROKERS" about:"comma list of host:port; unset: all runs a broker inside the process"`
+	KafkaPort           int           `env:"KAFKA_PORT" envDefault:"0" about:"loopback port of the embedded broker; 0 takes any free port"`
+	KafkaSync           Switch        `env:"KAFKA_SYNC" envDefault:"off" about:"on: the embedded broker makes each write durable against power loss"`
+	KafkaTopicPrefix    string        `env:"KAFKA_TOPIC_PREFIX" envDefault:"bondmate" about:"first part of the names of topics and consumer groups"`
+	KafkaPartitions     int           `env:"KAFKA_PARTITIONS" envDefault:"12" about:"partitions of commands and events; fixed once there is data"`
+	KafkaReplication    int           `env:"KAFKA_REPLICATION" envDefault:"1" about:"replicas of topics that are created; 3 in production"`
+	KafkaSessionTimeout time.Duration `env:"KAFKA_SESSION_TIMEOUT" envDefault:"10s" about:"how long a consumer may be silent before another takes its partitions"`
+
+	JWTPrivateKeyFile string `env:"JWT_PRIVATE_KEY_FILE" about:"RSA key that signs access tokens (PEM); unset outside production: generated in DATA_DIR"`
+
+	FirebaseCredentialsFile string        `env:"FIREBASE_CREDENTIALS_FILE" about:"service account for FCM; unset: all starts a stand-in that records pushes in DATA_DIR"`
+	FCMEndpoint             string        `env:"FCM_ENDPOINT" about:"base URL of FCM HTTP v1, for tests; unset: Google's"`
+	PushGrace               time.Duration `env:"PUSH_GRACE" envDefault:"1.5s" about:"how long a push waits for a visible socket to acknowledge its event"`
+
+	Workers        int           `env:"WORKERS" envDefault:"0" about:"workers of one processor; 0: the cores, at most 3"`
+	BatchMax       int           `env:"BATCH_MAX" envDefault:"256" about:"most commands in one transaction"`
+	IngestDeadline time.Duration `env:"INGEST_DEADLINE" envDefault:"2.5s" about:"within which a command is on the queue or refused; the same in every role"`
+	ClockSkew      time.Duration `env:"CLOCK_SKEW" envDefault:"1s" about:"most by which clocks differ; a command appended later than deadline and skew is stale"`
+
+	RequestTTL       time.Duration `env:"REQUEST_TTL" envDefault:"168h" about:"after which a pending request expires"`
+	RestoreWindow    time.Duration `env:"RESTORE_WINDOW" envDefault:"720h" about:"within which an ended partnership can be restored"`
+	MessageMaxLength int           `env:"MESSAGE_MAX_LENGTH" envDefault:"500" about:"most characters of a request's message"`
+}
+
+// Load reads and checks an environment, a list of NAME=value as os.Environ returns it.
+// The error joins one *Fault for each variable that is wrong.
+func Load(environ []string) (Config, error) {
+	// A variable that is set to nothing counts as unset: compose files write
+	// DATABASE_URL=${DATABASE_URL:-}.
+	values := env.ToMap(environ)
+	for name, value := range values {
+		if strings.TrimSpace(value) == "" {
+			delete(values, name)
+		}
+	}
+	var cfg Config
+	var faults []error
+	bad := map[string]bool{}
+	if err := env.ParseWithOptions(&cfg, env.Options{Environment: values}); err != nil {
+		for _, fault := range parseFaults(err, values) {
+			faults = append(faults, fault)
+			bad[fault.Variable] = true
+		}
+	}
+	for _, fault := range cfg.check() {
+		if !bad[fault.Variable] { // an unreadable value has been reported already
+			faults = append(faults, fault)
+		}
+	}
+	slices.SortStableFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return cfg, errors.Join(faults...)
+}
+
+// Fault is one variable with a value that cannot be used.
+type Fault struct {
+	Variable string
+	Problem  string
+}
+
+func (f *Fault) Error() string { return f.Variable + ": " + f.Problem }
+
+// parseFaults gives each fault of the parser its variable's name and a text for people.
+func parseFaults(err error, values map[string]string) []*Fault {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return []*Fault{{Variable: "environment", Problem: err.Error()}}
+	}
+	byField := map[string]reflect.StructField{}
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		byField[field.Name] = field
+	}
+	var faults []*Fault
+	for _, err := range all.Errors {
+		var parse env.ParseError
+		field, known := reflect.StructField{}, false
+		if errors.As(err, &parse) {
+			field, known = byField[parse.Name]
+		}
+		if !known {
+			faults = append(faults, &Fault{Variable: "environment", Problem: err.Error()})
+			continue
+		}
+		name := field.Tag.Get("env")
+		problem := "is not " + expected(field.Type)
+		if field.Tag.Get("secret") == "" {
+			problem = fmt.Sprintf("%q %s", values[name], problem)
+		}
+		faults = append(faults, &Fault{Variable: name, Problem: problem})
+	}
+	return faults
+}
+
+// expected says what a type's values look like.
+func expected(t reflect.Type) string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t {
+	case reflect.TypeFor[Switch]():
+		return "on or off"
+	case reflect.TypeFor[Env]():
+		return oneOf(environments)
+	case reflect.TypeFor[LogLevel]():
+		return oneOf(logLevels)
+	case reflect.TypeFor[LogFormat]():
+		return oneOf(logFormats)
+	case reflect.TypeFor[time.Duration]():
+		return "a duration such as 2.5s or 168h"
+	case reflect.TypeFor[int]():
+		return "a whole number"
+	default:
+		return "a " + t.String()
+	}
+}

@@ -1,0 +1,159 @@
+package config
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestLoadDefaults(t *testing.T) {
+	t.Parallel()
+	got, err := Load(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Env: Development, LogLevel: "info", LogFormat: "auto", Port: 3000, DataDir: ".bondmate",
+		DatabaseMaxConns: 50, DatabaseMinConns: 5,
+		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, KafkaSessionTimeout: 10 * time.Second,
+		PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
+		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, MessageMaxLength: 500,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadFaults(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		environ []string
+		want    []string // whole lines
+	}{
+		"a word that is no environment": {
+			[]string{"APP_ENV=prod"}, []string{`APP_ENV: "prod" is not development, test or production`},
+		},
+		"a switch with a typo": {
+			[]string{"KAFKA_SYNC=ture"}, []string{`KAFKA_SYNC: "ture" is not on or off`},
+		},
+		"a duration without a unit": {
+			[]string{"INGEST_DEADLINE=2500"}, []string{`INGEST_DEADLINE: "2500" is not a duration such as 2.5s or 168h`},
+		},
+		"a port that is no number": {
+			[]string{"ADMIN_PORT=http"}, []string{`ADMIN_PORT: "http" is not a whole number`},
+		},
+		"a port out of range": {
+			[]string{"PORT=70000"}, []string{`PORT: 70000 is not between 0 and 65535`},
+		},
+		"two servers on one port": {
+			[]string{"PORT=8080", "ADMIN_PORT=8080"}, []string{`ADMIN_PORT: 8080 is the same as PORT`},
+		},
+		"a broker without a port": {
+			[]string{"KAFKA_BROKERS=one:9092,two"}, []string{`KAFKA_BROKERS: "two" is not host:port`},
+		},
+		"a wildcard origin in production": {
+			[]string{"APP_ENV=production", "CORS_ORIGIN=*"},
+			[]string{"CORS_ORIGIN: * is not allowed in production: list the origins"},
+		},
+		"an origin with a path": {
+			[]string{"CORS_ORIGIN=https://app.example.com/login"},
+			[]string{`CORS_ORIGIN: "https://app.example.com/login" is not an origin such as https://app.example.com`},
+		},
+		"all at once": {
+			[]string{"PORT=x", "BATCH_MAX=0", "KAFKA_PARTITIONS=-1"},
+			[]string{
+				"BATCH_MAX: 0 is not between 1 and 5000",
+				"KAFKA_PARTITIONS: -1 is not between 1 and 1000",
+				`PORT: "x" is not a whole number`,
+			},
+		},
+		"a password is not repeated": {
+			[]string{"DATABASE_URL=postgres://me:hunter2@host:badport/db"},
+			[]string{"DATABASE_URL: is not a PostgreSQL connection string (postgres://user:password@host:port/database)"},
+		},
+		"set to nothing counts as unset": {[]string{"PORT=", "DATABASE_URL= "}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Load(test.environ)
+			var got []string
+			if err != nil {
+				got = strings.Split(err.Error(), "\n")
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("faults (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestRequireRole(t *testing.T) {
+	t.Parallel()
+	key := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(key, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	servers := []string{"DATABASE_URL=postgres://u:p@h/d", "KAFKA_BROKERS=h:9092"}
+	for name, test := range map[string]struct {
+		role    Role
+		environ []string
+		want    []string // variables at fault
+	}{
+		"processor without servers":              {Processor, nil, []string{"DATABASE_URL", "KAFKA_BROKERS"}},
+		"processor":                              {Processor, servers, nil},
+		"ingest in development makes its key":    {Ingest, servers, nil},
+		"ingest in production needs a key":       {Ingest, append(servers, "APP_ENV=production"), []string{"JWT_PRIVATE_KEY_FILE"}},
+		"realtime in production with a key":      {Realtime, append(servers, "APP_ENV=production", "JWT_PRIVATE_KEY_FILE="+key), nil},
+		"notifier needs credentials, all do not": {Notifier, servers, []string{"FIREBASE_CREDENTIALS_FILE"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg, err := Load(test.environ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			if err := cfg.RequireRole(test.role); err != nil {
+				for line := range strings.SplitSeq(err.Error(), "\n") {
+					variable, _, _ := strings.Cut(line, ":")
+					got = append(got, variable)
+				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("faults (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestPrintHidesSecrets(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]string{
+		"in the user part": "postgres://me:hunter2@db.example:5432/app?sslmode=require",
+		"in the query":     "postgres://db.example:5432/app?user=me&password=hunter2",
+		"in key=value":     "host=db.example user=me password=hunter2 dbname=app",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg, err := Load([]string{"DATABASE_URL=" + url})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			if err := cfg.Print(&out); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(out.String(), "hunter2") {
+				t.Errorf("the password is printed:\n%s", out.String())
+			}
+			if !strings.Contains(out.String(), "KAFKA_PARTITIONS") {
+				t.Errorf("the table lacks variables:\n%s", out.String())
+			}
+		})
+	}
+}
