@@ -1,0 +1,210 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/segmentio/kafka-go"
+
+	"github.com/bondmate/backend/pkg/contract"
+)
+
+// TailConfig says what to follow.
+type TailConfig struct {
+	Name       string // of the reader in logs and metrics
+	Topic      string
+	Partitions int // how many the topic must have; 0 takes what there is
+	// OnReady is called once, when the ends are known: every record that is appended
+	// after it will be handled.
+	OnReady    func()
+	Registerer prometheus.Registerer
+}
+
+// Tail hands every record that is appended to a topic after the call to handle, in order
+// within each partition, one call at a time. After errors it goes on where it was, so it
+// misses nothing; it hands nothing out twice. It returns when ctx ends, with ctx's error,
+// or with an *OutOfRangeError when records were lost to it.
+//
+// There is one fetch under way per leader, for all of its partitions. While handle runs
+// nothing is fetched for that leader: it should be quick.
+func (c *Client) Tail(ctx context.Context, cfg TailConfig, handle func(contract.Record)) error {
+	t := &tail{client: c, cfg: cfg, handle: handle, metrics: newReaderMetrics(cfg.Registerer)}
+	ends, err := t.ends(ctx)
+	if err != nil {
+		return err
+	}
+	if cfg.Partitions > 0 && len(ends) != cfg.Partitions {
+		return fmt.Errorf("%s has %d partitions, configured are %d: %w", cfg.Topic, len(ends), cfg.Partitions, ErrPartitionCount)
+	}
+	t.positions = ends
+	if cfg.OnReady != nil {
+		cfg.OnReady()
+	}
+	b := readBackoff()
+	for {
+		progress, err := t.follow(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if errors.As(err, new(*OutOfRangeError)) || (err != nil && !Retriable(err)) {
+			return fmt.Errorf("tail %s: %w", cfg.Topic, err)
+		}
+		if progress {
+			b.reset()
+		}
+		t.failed(err)
+		if !b.wait(ctx) {
+			return ctx.Err()
+		}
+	}
+}
+
+type tail struct {
+	client    *Client
+	cfg       TailConfig
+	metrics   readerMetrics
+	handle    func(contract.Record)
+	handling  sync.Mutex // one call of handle at a time; guards failing as well
+	failing   bool
+	positions []int64 // by partition; each is used by its leader's goroutine alone
+}
+
+// ends asks for the end offsets until there is an answer.
+func (t *tail) ends(ctx context.Context) ([]int64, error) {
+	b := readBackoff()
+	for {
+		_, ends, err := t.client.Offsets(ctx, t.cfg.Topic)
+		if err == nil {
+			return ends, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if !Retriable(err) {
+			return nil, fmt.Errorf("tail %s: %w", t.cfg.Topic, err)
+		}
+		t.failed(err)
+		if !b.wait(ctx) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// follow reads all partitions from their leaders until something fails, and says whether
+// it brought anything.
+func (t *tail) follow(ctx context.Context) (progress bool, err error) {
+	leaders, err := t.client.leaders(ctx, t.cfg.Topic)
+	if err != nil {
+		return false, err
+	}
+	byLeader := map[int32][]int{}
+	for p, leader := range leaders[t.cfg.Topic] {
+		if p < len(t.positions) {
+			byLeader[leader] = append(byLeader[leader], p)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	moved := make([]bool, len(t.positions))
+	for leader, partitions := range byLeader {
+		if leader < 0 {
+			// Partitions without a leader wait; when any fetch fails or one of them gets a leader
+			// all are grouped again.
+			wg.Go(func() { cancel(t.awaitLeader(ctx, partitions)) })
+			continue
+		}
+		wg.Go(func() { cancel(t.followLeader(ctx, partitions, moved)) })
+	}
+	wg.Wait()
+	for _, m := range moved {
+		progress = progress || m
+	}
+	return progress, context.Cause(ctx)
+}
+
+func (t *tail) awaitLeader(ctx context.Context, partitions []int) error {
+	for pause(ctx, t.client.cfg.MetadataTTL/4) {
+		leaders, err := t.client.leaders(ctx, t.cfg.Topic)
+		if err != nil {
+			continue
+		}
+		of := leaders[t.cfg.Topic]
+		for _, p := range partitions {
+			if p < len(of) && of[p] >= 0 {
+				return fmt.Errorf("tail %s/%d: %w", t.cfg.Topic, p, kafka.LeaderNotAvailable)
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+func (t *tail) followLeader(ctx context.Context, partitions []int, moved []bool) error {
+	for {
+		from := make(map[int]int64, len(partitions))
+		for _, p := range partitions {
+			from[p] = t.positions[p]
+		}
+		all, err := t.client.fetch(ctx, t.cfg.Topic, from)
+		if err != nil {
+			return err
+		}
+		var failure error
+		for p, got := range all {
+			if errors.Is(got.err, kafka.OffsetOutOfRange) {
+				if err := t.client.checkRange(ctx, t.cfg.Topic, p, t.positions[p]); err != nil {
+					got.err = err
+				}
+			}
+			if got.err != nil {
+				// What the other partitions brought is handed out before the failure counts.
+				if failure == nil || errors.As(got.err, new(*OutOfRangeError)) {
+					failure = got.err
+				}
+				continue
+			}
+			t.deliver(p, got)
+			moved[p] = moved[p] || len(got.records) > 0
+		}
+		if failure != nil {
+			return failure
+		}
+		t.recovered()
+	}
+}
+
+func (t *tail) deliver(partition int, got fetched) {
+	t.handling.Lock()
+	defer t.handling.Unlock()
+	for _, rec := range got.records {
+		t.handle(rec)
+	}
+	t.positions[partition] = got.next
+	t.metrics.lag.WithLabelValues(t.cfg.Name, t.cfg.Topic, strconv.Itoa(partition)).Set(float64(max(got.end-got.next, 0)))
+}
+
+// failed and recovered say once that the tail is interrupted and once that it goes on.
+func (t *tail) failed(err error) {
+	t.handling.Lock()
+	defer t.handling.Unlock()
+	if t.failing || err == nil {
+		return
+	}
+	t.failing = true
+	t.client.log.Warn("kafka tail interrupted", slog.String("reader", t.cfg.Name), slog.String("topic", t.cfg.Topic), slog.Any("error", err))
+}
+
+func (t *tail) recovered() {
+	t.handling.Lock()
+	defer t.handling.Unlock()
+	if !t.failing {
+		return
+	}
+	t.failing = false
+	t.client.log.Info("kafka tail resumed", slog.String("reader", t.cfg.Name), slog.String("topic", t.cfg.Topic))
+}
