@@ -41,7 +41,7 @@ func commands() map[string]partner.Command {
 		"remove": with(base(partner.Remove, 14), func(c *partner.Command) {
 			c.PartnershipID, c.Reason, c.Quiet = id(30), "we grew apart", true
 		}),
-		"supersede": with(base(partner.Supersede, 15), func(c *partner.Command) { c.RequestID, c.Cause = id(20), id(40) }),
+		"supersede": with(base(partner.Supersede, 15), func(c *partner.Command) { c.RequestID, c.Cause, c.More = id(20), id(40), true }),
 		"sweep": with(base(partner.Sweep, 16), func(c *partner.Command) {
 			c.Pair, c.Cause = partner.PairOf(id(1), id(1)), id(40)
 		}),

@@ -27,6 +27,7 @@ type commandJSON struct {
 	Reason        string `json:"reason,omitempty"`
 	Fresh         bool   `json:"fresh,omitempty"`
 	Quiet         bool   `json:"quiet,omitempty"`
+	More          bool   `json:"more,omitempty"`
 }
 
 // envelopeJSON is the part of a command that every version has: decoded alone only when
@@ -62,6 +63,7 @@ func EncodeCommand(t Topics, partitions int, cmd partner.Command, traceparent st
 		Reason:        cmd.Reason,
 		Fresh:         cmd.Fresh,
 		Quiet:         cmd.Quiet,
+		More:          cmd.More,
 	}
 	value, err := json.Marshal(data)
 	if err != nil {
@@ -149,7 +151,7 @@ func commandOf(env Envelope, data commandJSON) (partner.Command, error) {
 	kind, _ := partner.ParseCommandType(env.Type)
 	cmd := partner.Command{
 		ID: env.ID, Type: kind, Issuer: env.Issuer, Pair: env.Pair,
-		Message: data.Message, Reason: data.Reason, Fresh: data.Fresh, Quiet: data.Quiet,
+		Message: data.Message, Reason: data.Reason, Fresh: data.Fresh, Quiet: data.Quiet, More: data.More,
 	}
 	var err error
 	if cmd.AcceptedAt, err = parseTime("acceptedAt", data.AcceptedAt); err != nil {

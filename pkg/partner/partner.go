@@ -96,6 +96,7 @@ type Command struct {
 	Reason        string    // Remove; only the remover ever sees it
 	Fresh         bool      // Send, Accept: start anew instead of restoring
 	Quiet         bool      // Remove: no push and no badge for the other side
+	More          bool      // Supersede: a Sweep of the issuer follows, since more is to be closed
 }
 
 // FollowUp reports whether a decision issued the command, not a user.
@@ -139,12 +140,16 @@ type User struct {
 	Slots    []int16    // the numbers of the slots the user owns, ascending
 	Occupied []Occupied // the user's active partnerships
 	// Pending holds the user's pending requests, sent and received, oldest first,
-	// at most PendingLimit of them. Loaded only for commands that can fill a slot.
+	// at most PendingLimit of them. Loaded only for commands that can fill a slot
+	// (Send, Accept) and for Sweep.
 	Pending []PendingRef
+	// PendingCut says that there may be more pending requests than Pending holds, although
+	// it is shorter than PendingLimit by now. Decide sets it in Next; loading leaves it false.
+	PendingCut bool
 }
 
 // PendingLimit bounds User.Pending: one decision supersedes at most as many requests
-// and leaves the rest to a Sweep.
+// and leaves the rest to a Sweep. Whoever loads a state loads no more than that.
 const PendingLimit = 100
 
 // Occupied is a slot in use.
@@ -182,7 +187,7 @@ type Request struct {
 	Status     RequestStatus
 	CreatedAt  time.Time
 	ExpiresAt  time.Time
-	ResolvedAt time.Time // zero while pending
+	ResolvedAt time.Time // zero while pending; of an expired one ExpiresAt
 }
 
 // PartnershipStatus is the state of a partnership. The numbers are stored.
@@ -209,13 +214,16 @@ type Partnership struct {
 	Reason          string
 	Quiet           bool
 	RestoredCount   int
-	Version         int64 // rises with every change; orders the compacted topic
+	// Version rises with every change of any partnership of the pair; it orders the
+	// records of the compacted topic.
+	Version int64
 }
 
 // PairState is everything stored about a pair that a decision on it may need.
 type PairState struct {
 	Pair Pair
 	// Requests holds the pending request, if any, and every request that the command names.
+	// More do no harm: within a batch those that earlier commands named are here too.
 	Requests []Request
 	// Partnership is the active or ended one that is not archived, or nil.
 	Partnership *Partnership
@@ -325,5 +333,8 @@ type Decision struct {
 	FollowUps []Command     // on other pairs, through the outbox
 	Requests  []Request     // rows to upsert
 	Partners  []Partnership // rows to upsert, archived and ended ones before active ones
-	Next      State         // the state after: the next command of the batch starts from it
+	// Next is the state after: the next command of the batch starts from it. It holds the
+	// pair and every user of the state before, changed or not. Empty in a Decision that
+	// was made without a state (RejectStale, RejectMismatch).
+	Next State
 }

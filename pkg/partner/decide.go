@@ -1,0 +1,174 @@
+package partner
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Decide says what a command does to the state: the events that become true, the rows
+// that change, the follow-ups on other pairs and the outcome. It is pure: the same state
+// and command give the same decision, and st is not changed.
+//
+// The decision's time is the command's AcceptedAt, or the last change of the pair that
+// st knows of when that is later: clocks of two machines never make a pair go back in
+// time. What was due on the pair before that time happens first, whoever is late with
+// it; so a slow queue changes no outcome. A time limit is inclusive: at the very instant
+// at which a request expires it can still be accepted.
+//
+// A rejected command changes nothing beyond what was due. The checks run in one order,
+// so each case has one code. For every command of a user it starts with:
+//
+//   - account_deleting: the issuer is being deleted, or is not known (any more).
+//
+// The function of each command's type lists its own codes in order. Follow-ups are never
+// rejected: they do what is left to do, and when that is nothing they yield one event
+// without audience. Every decision has at least one event with the command's id.
+func Decide(limits Limits, st State, cmd Command) Decision {
+	t := turn{
+		limits: limits,
+		cmd:    cmd,
+		now:    decisionTime(st.Pair, cmd),
+		pair:   st.Pair,
+		users:  maps.Clone(st.Users),
+	}
+	t.applyDue()
+	t.decision.Outcome = t.run()
+	t.decision.Now = t.now
+	t.decision.Next = State{Pair: t.pair, Users: t.users}
+	return t.decision
+}
+
+// run does what the command asks. An unknown type never gets here: decoding stops it.
+func (t *turn) run() Outcome {
+	if issuer := t.users[t.cmd.Issuer]; !t.cmd.FollowUp() && (issuer.Status == UserUnknown || issuer.Status == UserDeleting) {
+		return t.reject(CodeAccountDeleting)
+	}
+	switch t.cmd.Type {
+	case Send:
+		return t.send()
+	case Accept:
+		return t.accept()
+	case Decline:
+		return t.decline()
+	case Cancel:
+		return t.cancel()
+	case Remove:
+		return t.remove()
+	case Supersede:
+		return t.supersede()
+	case Sweep:
+		return t.sweep()
+	default:
+		return t.reject(CodeNotFound)
+	}
+}
+
+// decisionTime reads only what every load of the pair brings: the pending request, the
+// partnership and the request that the command names. Whatever else a batch left in the
+// state does not count, so the size of batches changes no decision.
+func decisionTime(pair PairState, cmd Command) time.Time {
+	now := cmd.AcceptedAt
+	later := func(at time.Time) {
+		if at.After(now) {
+			now = at
+		}
+	}
+	for _, r := range pair.Requests {
+		if r.Status == RequestPending || (r.ID == cmd.RequestID && cmd.RequestID != uuid.Nil) {
+			later(r.CreatedAt)
+			later(r.ResolvedAt)
+		}
+	}
+	if p := pair.Partnership; p != nil {
+		later(p.StartedAt)
+		later(p.EndedAt)
+	}
+	return now
+}
+
+// turn is one decision in the making: the state so far, and what is to be written.
+// All changes go through setRequest and setPartnership, which keep rows, pair and both
+// users' aggregates in step.
+type turn struct {
+	limits   Limits
+	cmd      Command
+	now      time.Time
+	pair     PairState
+	users    map[uuid.UUID]User // a copy of the input's; the slices in it are not
+	decision Decision
+}
+
+// pendingRequest returns the pair's pending request.
+func (t *turn) pendingRequest() (Request, bool) {
+	for _, r := range t.pair.Requests {
+		if r.Status == RequestPending {
+			return r, true
+		}
+	}
+	return Request{}, false
+}
+
+// namedRequest returns the request that the command names, if it is one of the pair.
+func (t *turn) namedRequest() (Request, bool) {
+	for _, r := range t.pair.Requests {
+		if r.ID == t.cmd.RequestID && PairOf(r.Sender, r.Target) == t.pair.Pair {
+			return r, true
+		}
+	}
+	return Request{}, false
+}
+
+// setRequest writes a new or changed request.
+func (t *turn) setRequest(r Request) {
+	t.decision.Requests = append(t.decision.Requests, r)
+	requests := slices.Clone(t.pair.Requests)
+	if i := slices.IndexFunc(requests, func(o Request) bool { return o.ID == r.ID }); i >= 0 {
+		requests[i] = r
+	} else {
+		requests = append(requests, r)
+	}
+	t.pair.Requests = requests
+	for _, id := range [...]uuid.UUID{t.pair.Pair.Low, t.pair.Pair.High} {
+		if r.Status == RequestPending {
+			t.changeUser(id, func(u User) User { return u.withPending(PendingRef{RequestID: r.ID, Pair: t.pair.Pair}) })
+		} else {
+			t.changeUser(id, func(u User) User { return u.withoutPending(r.ID) })
+		}
+	}
+}
+
+// setPartnership writes a new or changed partnership. An active one takes its slots,
+// any other leaves them.
+func (t *turn) setPartnership(p Partnership) {
+	t.decision.Partners = append(t.decision.Partners, p)
+	t.pair.Partnership = nil
+	if p.Status != PartnershipArchived {
+		t.pair.Partnership = &p
+	}
+	for _, side := range [...]struct {
+		user uuid.UUID
+		slot int16
+	}{{p.Pair.Low, p.LowSlot}, {p.Pair.High, p.HighSlot}} {
+		t.changeUser(side.user, func(u User) User {
+			u = u.withoutOccupied(p.ID)
+			if p.Status == PartnershipActive {
+				u = u.withOccupied(Occupied{Slot: side.slot, PartnershipID: p.ID})
+			}
+			return u
+		})
+	}
+}
+
+// changeUser leaves out whoever is not in the state: nothing is kept of them.
+func (t *turn) changeUser(id uuid.UUID, change func(User) User) {
+	if u, ok := t.users[id]; ok {
+		t.users[id] = change(u)
+	}
+}
+
+// nextVersion rises over all partnerships of a pair, also when the one before is archived
+// and no longer in the state: that is what counting from 1 would not do.
+func (t *turn) nextVersion(last int64) int64 { return max(last+1, t.now.UnixMicro()) }
