@@ -121,20 +121,24 @@ func (c *Client) EnsureTopics(ctx context.Context, specs []contract.Spec) error 
 	return c.awaitLeaders(ctx, specs)
 }
 
-// awaitLeaders returns once this client's metadata has a leader for each partition, so
-// that the caller can write at once. A topic's creation is asynchronous in Kafka.
+// awaitLeaders returns once every partition's leader answers for it, so that the caller
+// can write at once: metadata names a leader before that has heard of its new partition.
 func (c *Client) awaitLeaders(ctx context.Context, specs []contract.Spec) error {
+	b := backoff{low: 5 * time.Millisecond, high: 100 * time.Millisecond}
 	for _, s := range specs {
 		for {
-			leaders, err := c.leaders(ctx, s.Name)
-			if err == nil && len(leaders[s.Name]) == s.Partitions && !slices.Contains(leaders[s.Name], -1) {
+			_, end, err := c.Offsets(ctx, s.Name)
+			if err == nil && len(end) == s.Partitions {
 				break
 			}
-			if err != nil && !Retriable(err) {
+			if err == nil {
+				err = ErrPartitionCount
+			}
+			if !Retriable(err) {
 				return err
 			}
-			if !pause(ctx, 10*time.Millisecond) {
-				return fmt.Errorf("wait for leaders of %s: %w", s.Name, ctx.Err())
+			if !b.wait(ctx) {
+				return fmt.Errorf("wait for leaders of %s: %w: %w", s.Name, ctx.Err(), err)
 			}
 		}
 	}

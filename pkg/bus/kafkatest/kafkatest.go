@@ -4,6 +4,7 @@
 package kafkatest
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -15,14 +16,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/bondmate/backend/pkg/bus"
+	"github.com/bondmate/backend/pkg/bus/kafkatest/apache"
 )
 
 // Broker is one running Kafka.
 type Broker struct {
 	tb     testing.TB
 	addr   string
-	fake   *fake   // nil for Apache Kafka
-	apache *apache // nil for kfake and for the shared Apache Kafka
+	fake   *fake          // nil for Apache Kafka
+	server *apache.Server // nil for kfake and for the shared Apache Kafka
 }
 
 // Brokers returns the bootstrap addresses.
@@ -49,30 +51,58 @@ func (b *Broker) Fake() *kfake.Cluster {
 	return b.fake.cluster
 }
 
-// Stop stops a broker of this test: embedded, or from StartApache.
+// Stop stops a broker of this test (embedded, or from StartApache) in an orderly way.
 func (b *Broker) Stop() {
 	b.tb.Helper()
-	switch {
-	case b.fake != nil:
+	if b.fake != nil {
 		b.fake.stop()
-	case b.apache != nil:
-		b.apache.stop(b.tb)
-	default:
-		b.tb.Fatal("the shared broker is not this test's to stop")
+		return
+	}
+	b.own().Stop()
+}
+
+// Start starts a stopped broker of this test again, with its data and on its port.
+func (b *Broker) Start() {
+	b.tb.Helper()
+	if b.fake != nil {
+		b.fake.start(b.tb)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := b.own().Start(ctx); err != nil {
+		b.tb.Fatal(err)
 	}
 }
 
-// Start starts a stopped broker again, with its data and on its port.
-func (b *Broker) Start() {
+// Kill ends a broker from StartApache as a crash does.
+func (b *Broker) Kill() {
 	b.tb.Helper()
-	switch {
-	case b.fake != nil:
-		b.fake.start(b.tb)
-	case b.apache != nil:
-		b.apache.start(b.tb)
-	default:
-		b.tb.Fatal("the shared broker is not this test's to start")
+	b.own().Kill()
+}
+
+// Pause makes a broker from StartApache hang, with its connections open, until Resume.
+func (b *Broker) Pause() {
+	b.tb.Helper()
+	if err := b.own().Pause(); err != nil {
+		b.tb.Fatal(err)
 	}
+}
+
+// Resume ends a Pause.
+func (b *Broker) Resume() {
+	b.tb.Helper()
+	if err := b.own().Resume(); err != nil {
+		b.tb.Fatal(err)
+	}
+}
+
+func (b *Broker) own() *apache.Server {
+	b.tb.Helper()
+	if b.server == nil {
+		b.tb.Fatal("not an Apache Kafka of this test's own")
+	}
+	return b.server
 }
 
 // prefixes makes prefixes unique within the process, started within the machine.
