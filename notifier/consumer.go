@@ -1,0 +1,230 @@
+package notifier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bondmate/backend/pkg/bus"
+	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// consumer turns the events topic into due deliveries.
+type consumer struct {
+	cfg      Config
+	store    store
+	metrics  *metrics
+	log      *slog.Logger
+	clock    func() time.Time
+	rules    map[partner.EventType]rule
+	enqueued func() // called after deliveries were inserted
+}
+
+// Run consumes as a member of the group until ctx ends.
+func (c *consumer) Run(ctx context.Context) error {
+	err := c.cfg.Bus.RunGroup(ctx, c.cfg.Group, c.consume)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// errRejoin ends a generation that cannot commit: what was written is read again and
+// inserts nothing.
+var errRejoin = errors.New("join the group again")
+
+// consume is one generation. It ends when its context does, when its offsets cannot be
+// committed (nil: the group is joined again), or with an error that trying again does not
+// change.
+func (c *consumer) consume(ctx context.Context, gen bus.Generation) error {
+	group, ctx := errgroup.WithContext(ctx)
+	records := make(chan contract.Record, c.cfg.MaxBatch)
+	for _, p := range gen.Partitions {
+		group.Go(func() error { return c.pump(ctx, p, records) })
+	}
+	group.Go(func() error { return c.apply(ctx, gen, records) })
+	err := group.Wait()
+	if errors.Is(err, errRejoin) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return fmt.Errorf("consume %s: %w", c.cfg.Group.Topic, err)
+}
+
+// pump reads one partition into the channel.
+func (c *consumer) pump(ctx context.Context, p bus.Assigned, records chan<- contract.Record) error {
+	// A new group starts at the earliest record: the first offset may be beyond 0, which the
+	// reader reports.
+	next, committed := max(p.Committed, 0), p.Committed >= 0
+	for ctx.Err() == nil {
+		err := c.pumpFrom(ctx, p.Partition, next, records)
+		missing, ok := errors.AsType[*bus.OutOfRangeError](err)
+		if !ok {
+			return err
+		}
+		// Retention removed what was not read, or the topic was made again. Reading what is
+		// there repeats no push; what is gone is older than any push lives.
+		if committed {
+			c.log.Warn("the topic does not hold the offset to go on from", "error", err)
+			c.metrics.skipped.Inc()
+		}
+		next, committed = missing.Start, true
+	}
+	return ctx.Err()
+}
+
+func (c *consumer) pumpFrom(ctx context.Context, partition int, offset int64, records chan<- contract.Record) error {
+	reader := c.cfg.Bus.OpenPartition(c.cfg.Group.Topic, partition, offset)
+	defer reader.Close()
+	for {
+		rec, err := reader.Read(ctx)
+		if err != nil {
+			return fmt.Errorf("read partition %d: %w", partition, err)
+		}
+		select {
+		case records <- rec:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// apply writes what has arrived, as one transaction of at most MaxBatch records, and
+// commits their offsets. What is in hand when ctx ends is finished.
+func (c *consumer) apply(ctx context.Context, gen bus.Generation, records <-chan contract.Record) error {
+	for {
+		var batch []contract.Record
+		select {
+		case rec := <-records:
+			batch = append(batch, rec)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		for arrived := true; arrived && len(batch) < c.cfg.MaxBatch; {
+			select {
+			case rec := <-records:
+				batch = append(batch, rec)
+			default:
+				arrived = false
+			}
+		}
+		if err := c.persist(ctx, batch); err != nil {
+			return err
+		}
+		next := make(map[int]int64, len(gen.Partitions))
+		for _, rec := range batch {
+			next[rec.Partition] = rec.Offset + 1
+		}
+		commit, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.StoreTimeout)
+		err := gen.Commit(commit, next)
+		cancel()
+		if errors.Is(err, bus.ErrFenced) || err != nil && bus.Retriable(err) {
+			c.log.Warn("offsets are not committed, joining the group again", "error", err)
+			return errRejoin
+		}
+		if err != nil {
+			return fmt.Errorf("commit offsets: %w", err)
+		}
+	}
+}
+
+// persist retries a batch in place until it is written or ctx ends: passing over it would
+// lose pushes. A fault of the data themselves sets the one record aside that causes it.
+func (c *consumer) persist(ctx context.Context, batch []contract.Record) error {
+	for failures := 1; ; failures++ {
+		err := c.write(ctx, batch, nil)
+		if err == nil {
+			return nil
+		}
+		if dataFault(err) {
+			if len(batch) == 1 {
+				err = c.write(ctx, batch, err)
+			} else {
+				err = c.persistEach(ctx, batch)
+			}
+			if err == nil || ctx.Err() != nil {
+				return err
+			}
+		}
+		c.log.Warn("writing push deliveries fails, trying again", "error", err, "failures", failures, "records", len(batch))
+		timer := time.NewTimer(jitter(storeRetryBase, storeRetryCap, failures))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+func (c *consumer) persistEach(ctx context.Context, batch []contract.Record) error {
+	for _, rec := range batch {
+		if err := c.persist(ctx, []contract.Record{rec}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dataFault reports whether the same statement with the same data fails the same way: a
+// value out of its type's range (class 22) or against a constraint (class 23).
+func dataFault(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && len(pg.Code) == 5 && (pg.Code[:2] == "22" || pg.Code[:2] == "23")
+}
+
+// write makes one batch's pushes due in one transaction. With poison set, the records are
+// dead letters for that reason.
+func (c *consumer) write(ctx context.Context, batch []contract.Record, poison error) error {
+	now := c.clock()
+	var (
+		pushes  []push
+		letters []deadLetter
+		fates   = make(map[fate]int)
+	)
+	for _, rec := range batch {
+		found, f, err := c.read(rec, now)
+		if poison != nil {
+			found, f, err = nil, fateMalformed, poison
+		}
+		if f == fateMalformed {
+			letters = append(letters, deadLetter{record: rec, err: err})
+		}
+		pushes = append(pushes, found...)
+		fates[f]++
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.StoreTimeout)
+	defer cancel()
+	inserted, err := c.store.enqueue(ctx, now, now.Add(c.cfg.Grace), pushes, letters)
+	if err != nil {
+		return err
+	}
+	for f, n := range fates {
+		c.metrics.events.WithLabelValues(string(f)).Add(float64(n))
+	}
+	for _, l := range letters {
+		c.log.Error("a record cannot be read and is set aside", "topic", l.record.Topic,
+			"partition", l.record.Partition, "offset", l.record.Offset, "error", l.err)
+	}
+	if inserted > 0 {
+		c.metrics.enqueued.Add(float64(inserted))
+		c.enqueued()
+	}
+	return nil
+}
+
+func (c *consumer) read(rec contract.Record, now time.Time) ([]push, fate, error) {
+	ev, err := contract.DecodeEvent(rec)
+	if errors.Is(err, contract.ErrUnknown) {
+		return nil, fateUnknown, nil
+	}
+	if err != nil {
+		return nil, fateMalformed, err
+	}
+	return pushesOf(c.rules, ev, now)
+}

@@ -1,0 +1,42 @@
+// Package notifier turns events into pushes: it reads the events topic in a consumer
+// group, keeps one due delivery per event and device in Postgres, and sends what is due.
+//
+// # Guarantee
+//
+// A push is sent at least once unless acknowledged, expired or withdrawn, and is not
+// repeated except where the outcome of a call is unknown (a crash, no answer, an error
+// after acceptance). It holds because
+//
+//   - offsets are committed only after the transaction that holds the batch's deliveries,
+//     and a delivery's id comes from the event's and the device's, so a record that is
+//     read again inserts nothing;
+//   - a row is marked sending, under its lock, before the call, and stays claimable: while
+//     sending, due_at is the end of a lease, so the rows of a notifier that died are due
+//     again by themselves;
+//   - a result is written only over the claim that it belongs to (its attempts number), so
+//     a notifier that was stopped beyond its lease changes nothing of its successor's.
+//
+// A repeat that does happen replaces the first on the phone: both carry one collapse id,
+// and the event id is in the data.
+//
+// # Parts
+//
+// The consumer owns the generation's partition readers and the channel they fill. The
+// sender owns the claimed rows: one goroutine claims, Config.InFlight workers call, one
+// settles; the channels between them hold at most what is claimed, so none of them blocks
+// for want of room. Notifier.Run starts both and ends them in order: the consumer stops,
+// claiming stops, calls in hand finish or are cut at the drain timeout, results are
+// written. Nothing outlives Run.
+//
+// # Data and links
+//
+// Every push carries data of strings: v (1), eventId, seq (the inbox sequence), epoch
+// (the stream epoch), type (the event's type) and link. A link opens the screen:
+//
+//	bondmate://requests/{requestId}          a partner request
+//	bondmate://partnerships/{partnershipId}  a partnership
+//	bondmate://notifications                 the list, for all else
+//
+// Apps open the list for a link that they do not know. Which events are pushed, and how,
+// is the table in rule.go.
+package notifier

@@ -1,0 +1,132 @@
+package notifier
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bondmate/backend/pkg/bus"
+)
+
+const (
+	defaultInFlight = 32
+	// So many claimed deliveries a worker: enough to keep it busy between two claims, few
+	// enough that the last is called well before its lease ends.
+	heldPerWorker = 4
+)
+
+// Bus is what the notifier needs of Kafka; *bus.Client is one.
+type Bus interface {
+	RunGroup(ctx context.Context, cfg bus.GroupConfig, handle func(context.Context, bus.Generation) error) error
+	OpenPartition(topic string, partition int, offset int64) *bus.PartitionReader
+}
+
+// Config is what a Notifier needs. Zero values mean the defaults.
+type Config struct {
+	Bus        Bus             // required
+	Group      bus.GroupConfig // ID "<prefix>-notifier", Topic the events topic; required
+	Pool       *pgxpool.Pool   // required
+	Provider   Provider        // required
+	Log        *slog.Logger    // required
+	Registerer prometheus.Registerer
+	Clock      func() time.Time // default time.Now
+
+	// Grace is how long a push waits for a visible socket to acknowledge the event first;
+	// default 1.5 s, negative none.
+	Grace    time.Duration
+	MaxBatch int // records in one transaction; default 500
+
+	InFlight       int           // calls at once; default 32
+	CallTimeout    time.Duration // of one call; default 10 s
+	StoreTimeout   time.Duration // of one transaction; default 5 s
+	Lease          time.Duration // of a claim; default enough for all that a process holds
+	PollInterval   time.Duration // longest time without looking for due deliveries; default 5 s
+	BreakerTimeout time.Duration // how long the breaker stays open; default 10 s
+	DrainTimeout   time.Duration // for calls in hand at the stop; default 10 s
+
+	// RetryBase and RetryCap bound the back-off; default 10 s, as FCM asks for, and 10 min.
+	RetryBase, RetryCap time.Duration
+	// QuotaWait is the least wait after a 429 that names none; default 1 min, as FCM asks for.
+	QuotaWait time.Duration
+}
+
+func (c *Config) setDefaults() {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&c.Grace, 1500 * time.Millisecond},
+		{&c.CallTimeout, 10 * time.Second},
+		{&c.StoreTimeout, 5 * time.Second},
+		{&c.PollInterval, 5 * time.Second},
+		{&c.BreakerTimeout, 10 * time.Second},
+		{&c.DrainTimeout, 10 * time.Second},
+		{&c.RetryBase, 10 * time.Second},
+		{&c.RetryCap, 10 * time.Minute},
+		{&c.QuotaWait, time.Minute},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	c.Grace = max(c.Grace, 0)
+	if c.Lease == 0 {
+		c.Lease = (heldPerWorker+1)*c.CallTimeout + 2*c.StoreTimeout
+	}
+	if c.MaxBatch == 0 {
+		c.MaxBatch = 500
+	}
+	if c.InFlight == 0 {
+		c.InFlight = defaultInFlight
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	if c.Registerer == nil {
+		c.Registerer = prometheus.NewRegistry()
+	}
+}
+
+// Notifier is the notifier role.
+type Notifier struct {
+	consumer *consumer
+	sender   *sender
+}
+
+// New returns a notifier. It registers its metrics and does nothing else until Run.
+func New(cfg Config) (*Notifier, error) {
+	cfg.setDefaults()
+	switch {
+	case cfg.Bus == nil, cfg.Pool == nil, cfg.Provider == nil, cfg.Log == nil:
+		return nil, errors.New("notifier: Bus, Pool, Provider and Log are required")
+	case cfg.Group.ID == "" || cfg.Group.Topic == "":
+		return nil, errors.New("notifier: Group needs ID and Topic")
+	case cfg.Lease <= cfg.CallTimeout:
+		return nil, errors.New("notifier: Lease must be longer than CallTimeout")
+	}
+	m, s := newMetrics(cfg.Registerer), store{cfg.Pool}
+	snd := newSender(cfg, s, m)
+	return &Notifier{
+		sender: snd,
+		consumer: &consumer{
+			cfg: cfg, store: s, metrics: m, log: cfg.Log, clock: cfg.Clock, rules: rules(), enqueued: snd.nudge,
+		},
+	}, nil
+}
+
+// Run consumes and sends until ctx ends, then stops in order: consuming, claiming, calls,
+// results. It returns nil after that, or the error that made it stop.
+func (n *Notifier) Run(ctx context.Context) error {
+	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSending()
+	sent := make(chan error, 1)
+	go func() { sent <- n.sender.Run(sending) }()
+
+	err := n.consumer.Run(ctx)
+	stopSending()
+	return errors.Join(err, <-sent)
+}

@@ -1,0 +1,104 @@
+package notifier
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// rule says how one event type is pushed.
+type rule struct {
+	pushed     bool
+	category   string        // Android channel and iOS category: what a person mutes
+	ttl        time.Duration // from the event's time; later the push is dropped
+	high       bool          // wakes a sleeping phone
+	collapseBy subject       // pushes about one thing replace each other
+	unread     bool          // counts as unread in the app
+	text       textKey       // for those who do not want it discreet
+}
+
+// subject is the thing that an event is about.
+type subject uint8
+
+const (
+	theEvent subject = iota
+	theRequest
+	thePartnership
+)
+
+// The categories.
+const (
+	categoryRequests    = "requests"
+	categoryPartnership = "partnership"
+)
+
+const day = 24 * time.Hour
+
+// rules is the one table of what is pushed. A recipient whose own doing the event is
+// (byUserId or fromUserId) never gets a push of it, nor does anyone of a silent one.
+//
+// Both recipients of partnership.started know already: one did it and the other got
+// request.accepted. What time did (expired, superseded, archived) is for the next look
+// at the app.
+func rules() map[partner.EventType]rule {
+	return map[partner.EventType]rule{
+		partner.EventRequestReceived: {
+			pushed: true, category: categoryRequests, ttl: 7 * day, high: true,
+			collapseBy: theRequest, unread: true, text: textRequestReceived,
+		},
+		partner.EventRequestSent: {},
+		partner.EventRequestAccepted: {
+			pushed: true, category: categoryRequests, ttl: 7 * day, high: true,
+			collapseBy: theRequest, unread: true, text: textRequestAccepted,
+		},
+		partner.EventRequestDeclined: {
+			pushed: true, category: categoryRequests, ttl: 3 * day,
+			collapseBy: theRequest, unread: true, text: textRequestDeclined,
+		},
+		partner.EventRequestCancelled:   {},
+		partner.EventRequestExpired:     {unread: true},
+		partner.EventRequestSuperseded:  {unread: true},
+		partner.EventPartnershipStarted: {unread: true},
+		partner.EventPartnershipEnded: {
+			pushed: true, category: categoryPartnership, ttl: 3 * day,
+			collapseBy: thePartnership, unread: true, text: textPartnershipEnded,
+		},
+		partner.EventPartnershipArchived: {},
+		partner.EventSlotVacated:         {},
+		partner.EventCommandRejected:     {},
+		partner.EventCommandApplied:      {},
+	}
+}
+
+// own reports whether the event is the user's own doing.
+func own(data partner.EventData, user uuid.UUID) bool {
+	return is(data.ByUserID, user) || is(data.FromUserID, user)
+}
+
+func is(id *uuid.UUID, user uuid.UUID) bool { return id != nil && *id == user }
+
+// collapseID names what later pushes replace. At most 64 bytes: Apple's limit.
+func (r rule) collapseID(event uuid.UUID, data partner.EventData) string {
+	switch {
+	case r.collapseBy == theRequest && data.RequestID != nil:
+		return "request-" + data.RequestID.String()
+	case r.collapseBy == thePartnership && data.PartnershipID != nil:
+		return "partnership-" + data.PartnershipID.String()
+	default:
+		return "event-" + event.String()
+	}
+}
+
+// linkOf returns the link that opens what the event is about.
+func linkOf(t partner.EventType, data partner.EventData) string {
+	switch {
+	case t == partner.EventRequestAccepted && data.PartnershipID != nil, data.RequestID == nil && data.PartnershipID != nil:
+		return "bondmate://partnerships/" + data.PartnershipID.String()
+	case data.RequestID != nil:
+		return "bondmate://requests/" + data.RequestID.String()
+	default:
+		return "bondmate://notifications"
+	}
+}

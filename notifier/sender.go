@@ -1,0 +1,327 @@
+package notifier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+const (
+	// While something due is locked by another notifier, look again after it.
+	busyPoll = 50 * time.Millisecond
+	// The breaker looks at the calls of this window in slices of breakerBucket.
+	breakerWindow   = 10 * time.Second
+	breakerBucket   = time.Second
+	breakerMinCalls = 5
+	storeRetryBase  = 100 * time.Millisecond
+	storeRetryCap   = 2 * time.Second
+)
+
+// sender claims due deliveries, calls the provider, and settles what came of it.
+type sender struct {
+	cfg     Config
+	store   store
+	metrics *metrics
+	log     *slog.Logger
+	clock   func() time.Time
+	breaker *gobreaker.CircuitBreaker[struct{}]
+
+	wake    chan struct{} // capacity 1: something changed for the claimer
+	held    atomic.Int64  // claimed and not settled
+	stalled atomic.Bool   // results wait for Postgres: claiming now could repeat known ones
+}
+
+func newSender(cfg Config, s store, m *metrics) *sender {
+	snd := &sender{
+		cfg: cfg, store: s, metrics: m, log: cfg.Log, clock: cfg.Clock, wake: make(chan struct{}, 1),
+	}
+	snd.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Name:         "push",
+		MaxRequests:  1,
+		Interval:     breakerWindow,
+		BucketPeriod: breakerBucket,
+		Timeout:      cfg.BreakerTimeout,
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return c.TotalSuccesses+c.TotalFailures >= breakerMinCalls && c.TotalFailures > c.TotalSuccesses
+		},
+		// Dead addresses and quotas are answers of a working provider: without this, a
+		// handful of uninstalled apps would stop everybody's pushes.
+		IsSuccessful: func(err error) bool { return !providerFault(err) },
+		IsExcluded:   func(err error) bool { return err != nil && verdictOf(err) == Cancelled },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			m.breakerState(to)
+			snd.log.Warn("push breaker changed", "from", from.String(), "to", to.String())
+			snd.nudge()
+		},
+	})
+	return snd
+}
+
+// nudge wakes the claimer: rows were inserted, room came free, the breaker changed.
+func (s *sender) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// Run claims and sends until ctx ends; then it takes nothing more, finishes the calls in
+// hand or cuts them at the drain timeout, and writes every result.
+func (s *sender) Run(ctx context.Context) error {
+	limit := s.cfg.InFlight * heldPerWorker
+	// Neither channel ever blocks a sender: no more than limit deliveries are claimed.
+	jobs := make(chan claimed, limit)
+	results := make(chan settlement, limit)
+
+	calls, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(s.cfg.DrainTimeout, cut)
+		context.AfterFunc(calls, func() { timer.Stop() })
+	})
+	defer stop()
+
+	var workers, settler sync.WaitGroup
+	for range s.cfg.InFlight {
+		workers.Go(func() {
+			for job := range jobs {
+				results <- s.deliver(ctx, calls, job)
+			}
+		})
+	}
+	settler.Go(func() { s.settleAll(ctx, results) })
+
+	s.claimAll(ctx, jobs, int64(limit))
+	close(jobs)
+	workers.Wait()
+	close(results)
+	settler.Wait()
+	return nil
+}
+
+// claimAll hands due deliveries to the workers until ctx ends. While the breaker is open
+// it claims nothing, and one when it is half open, so that waiting burns no attempts.
+func (s *sender) claimAll(ctx context.Context, jobs chan<- claimed, limit int64) {
+	failures := 0
+	for ctx.Err() == nil {
+		room := limit - s.held.Load()
+		switch s.breaker.State() {
+		case gobreaker.StateOpen:
+			room = 0
+		case gobreaker.StateHalfOpen:
+			room = min(room, 1-min(1, s.held.Load()))
+		case gobreaker.StateClosed:
+		}
+		if room <= 0 || s.stalled.Load() {
+			s.wait(ctx, min(s.cfg.PollInterval, s.cfg.BreakerTimeout/4))
+			continue
+		}
+		taken, err := s.claim(ctx, jobs, int(room))
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			failures++
+			s.log.Warn("claiming pushes fails, trying again", "error", err, "failures", failures)
+			s.wait(ctx, jitter(storeRetryBase, storeRetryCap, failures))
+			continue
+		}
+		failures = 0
+		if int64(taken) < room {
+			s.wait(ctx, s.untilDue(ctx))
+		}
+	}
+}
+
+// claim takes up to room deliveries and returns how many rows it dealt with.
+func (s *sender) claim(ctx context.Context, jobs chan<- claimed, room int) (int, error) {
+	// On its own deadline: a claim that is under way when ctx ends is finished, for its rows
+	// would wait for their lease otherwise.
+	dbctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.StoreTimeout)
+	defer cancel()
+	now := s.clock()
+	claims, closed, err := s.store.claim(dbctx, now, now.Add(s.cfg.Lease), room)
+	if err != nil {
+		return 0, err
+	}
+	for _, c := range closed {
+		s.metrics.settled(c.Outcome, c.Kind)
+	}
+	s.hold(int64(len(claims)))
+	for _, job := range claims {
+		jobs <- job
+	}
+	return len(claims) + len(closed), nil
+}
+
+func (s *sender) hold(n int64) { s.metrics.held.Set(float64(s.held.Add(n))) }
+
+// untilDue returns how long to wait for the next delivery: rows of other notifiers' making
+// are found by looking at least every PollInterval.
+func (s *sender) untilDue(ctx context.Context) time.Duration {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	now := s.clock()
+	next, backlog, err := s.store.schedule(ctx, now)
+	if err != nil {
+		return jitter(storeRetryBase, storeRetryCap, 1) // the next claim meets the same fault and reports it
+	}
+	s.metrics.backlog.Set(float64(backlog))
+	if next.IsZero() {
+		return s.cfg.PollInterval
+	}
+	return min(max(next.Sub(now), busyPoll), s.cfg.PollInterval)
+}
+
+func (s *sender) wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-s.wake:
+	case <-timer.C:
+	}
+}
+
+// deliver makes one call, or none when there is no time for it or the breaker is open.
+func (s *sender) deliver(ctx, calls context.Context, job claimed) settlement {
+	now := s.clock()
+	// Past that, another notifier could claim the row while our call is under way.
+	if ctx.Err() != nil || now.Add(s.cfg.CallTimeout).After(job.LeaseEnds) {
+		return s.resolve(job, now, &SendError{Verdict: Cancelled, Cause: errors.New("no time left for the call")})
+	}
+	_, err := s.breaker.Execute(func() (struct{}, error) {
+		callctx, cancel := context.WithTimeout(calls, s.cfg.CallTimeout)
+		defer cancel()
+		start := time.Now()
+		err := s.cfg.Provider.Send(callctx, Message{
+			Token: job.Token, Title: text(textTitle), Body: bodyOf(job.Preview, job.Payload.Text),
+			Data: job.Payload.Data, Category: job.Payload.Category, CollapseID: job.Payload.CollapseID,
+			High: job.Payload.High, TTL: job.ExpiresAt.Sub(now).Truncate(time.Second), ExpiresAt: job.ExpiresAt,
+		})
+		s.metrics.call.Observe(time.Since(start).Seconds())
+		return struct{}{}, err
+	})
+	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
+		err = &SendError{Verdict: Held, RetryAfter: s.cfg.BreakerTimeout, Cause: err}
+	}
+	return s.resolve(job, s.clock(), err)
+}
+
+// resolve says what a call's result means for its delivery.
+func (s *sender) resolve(job claimed, now time.Time, err error) settlement {
+	out := settlement{id: job.ID, claim: job.Attempts, attempts: job.Attempts, dueAt: job.DueAt}
+	if err == nil {
+		s.metrics.attempts.WithLabelValues("sent").Inc()
+		s.metrics.delivered(job, now)
+		s.metrics.settled(Delivered, job.Kind)
+		out.outcome = Delivered
+		return out
+	}
+	verdict := verdictOf(err)
+	s.metrics.attempts.WithLabelValues(string(verdict)).Inc()
+	out.err = err.Error()
+	var after time.Duration
+	if e, ok := errors.AsType[*SendError](err); ok {
+		after = e.RetryAfter
+	}
+	switch verdict {
+	case Gone:
+		out.outcome, out.gone, out.seenAt = Unregistered, job.Token, job.SeenAt
+	case Refused:
+		out.outcome = Rejected
+	case Cancelled, Held:
+		out.attempts--
+		out.dueAt = now.Add(after)
+	case Throttled:
+		if after == 0 {
+			after = s.cfg.QuotaWait
+		}
+		fallthrough
+	case Denied, Unavailable, Unknown:
+		// Jitter on top of what the provider asked for, so that not everything comes back at once.
+		out.dueAt = now.Add(after + jitter(s.cfg.RetryBase, s.cfg.RetryCap, int(job.Attempts)))
+		if !out.dueAt.Before(job.ExpiresAt) || job.Attempts >= maxAttempts {
+			out.outcome = Expired
+		}
+	}
+	if out.outcome != "" {
+		out.dueAt = job.DueAt
+		s.metrics.settled(out.outcome, job.Kind)
+	}
+	return out
+}
+
+// settleAll writes results as they come, as many at once as have gathered, until the
+// channel is closed and empty. While the program runs it does not give up; after ctx has
+// ended it tries until the drain timeout, and what is left becomes due by its lease.
+func (s *sender) settleAll(ctx context.Context, results <-chan settlement) {
+	for first := range results {
+		batch := []settlement{first}
+	gather:
+		for {
+			select {
+			case r, ok := <-results:
+				if !ok {
+					break gather
+				}
+				batch = append(batch, r)
+			default:
+				break gather
+			}
+		}
+		if err := s.settle(ctx, batch); err != nil {
+			s.log.Error("push results are lost, their leases will end", "error", err, "results", len(batch))
+		}
+		s.hold(-int64(len(batch)))
+		s.nudge()
+	}
+}
+
+func (s *sender) settle(ctx context.Context, batch []settlement) error {
+	defer s.stalled.Store(false)
+	var giveUp time.Time // set at the first failure after ctx has ended
+	for failures := 1; ; failures++ {
+		settled, err := s.settleOnce(ctx, batch)
+		if err == nil {
+			s.metrics.lostClaims.Add(float64(int64(len(batch)) - settled))
+			return nil
+		}
+		s.stalled.Store(true)
+		delay := jitter(storeRetryBase, storeRetryCap, failures)
+		if ctx.Err() == nil {
+			s.log.Warn("settling pushes fails, trying again", "error", err, "failures", failures)
+			s.pause(ctx, delay)
+			continue
+		}
+		if giveUp.IsZero() {
+			giveUp = time.Now().Add(s.cfg.DrainTimeout)
+		}
+		if !time.Now().Add(delay).Before(giveUp) {
+			return fmt.Errorf("give up after %d attempts: %w", failures, err)
+		}
+		s.pause(context.WithoutCancel(ctx), delay)
+	}
+}
+
+func (s *sender) settleOnce(ctx context.Context, batch []settlement) (int64, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.StoreTimeout)
+	defer cancel()
+	return s.store.settle(ctx, s.clock(), batch)
+}
+
+// pause is wait without the wake: that one is the claimer's.
+func (s *sender) pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,371 @@
+package notifier
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// The values of push_deliveries.status.
+const (
+	statusDue     int16 = 1
+	statusSending int16 = 2
+	statusSettled int16 = 3
+)
+
+// addressKind is the kind of device that this notifier pushes to.
+const addressKind = "fcm"
+
+// store is the schedule of pushes in Postgres. Each method is one transaction.
+type store struct{ pool *pgxpool.Pool }
+
+// deadLetter is a record that nothing can ever read.
+type deadLetter struct {
+	record contract.Record
+	err    error
+}
+
+const selectDevices = `
+SELECT user_id, id FROM devices WHERE user_id = ANY ($1) AND kind = $2 ORDER BY user_id, id`
+
+// ON CONFLICT: an event that is read again is due once (G6).
+const insertDeliveries = `
+INSERT INTO push_deliveries (id, user_id, device_id, event_id, seq, type, status, due_at, expires_at, payload, created_at)
+SELECT id, user_id, device_id, event_id, seq, type, $8, $9, expires_at, payload, $10
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::smallint[], $7::timestamptz[], $11::jsonb[])
+	AS d (id, user_id, device_id, event_id, seq, type, expires_at, payload)
+ON CONFLICT (id) DO NOTHING`
+
+const insertDeadLetters = `
+INSERT INTO dead_letters (topic, partition, log_offset, error, key, headers, value, created_at)
+SELECT topic, partition, log_offset, error, key, headers, value, $8
+FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::text[], $5::bytea[], $6::jsonb[], $7::bytea[])
+	AS l (topic, partition, log_offset, error, key, headers, value)
+ON CONFLICT (topic, partition, log_offset) DO NOTHING`
+
+// enqueue makes the pushes due on their users' devices, keeps the dead letters, and
+// returns how many deliveries are new.
+func (s store) enqueue(ctx context.Context, now, due time.Time, pushes []push, letters []deadLetter) (int64, error) {
+	if len(pushes) == 0 && len(letters) == 0 {
+		return 0, nil
+	}
+	var inserted int64
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if len(letters) > 0 {
+			if err := insertLetters(ctx, tx, now, letters); err != nil {
+				return err
+			}
+		}
+		devices, err := devicesOf(ctx, tx, pushes)
+		if err != nil {
+			return err
+		}
+		rows := sorted(pushes, devices)
+		if len(rows) == 0 {
+			return nil
+		}
+		inserted, err = insertRows(ctx, tx, now, due, rows)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("make %d pushes due: %w", len(pushes), err)
+	}
+	return inserted, nil
+}
+
+func devicesOf(ctx context.Context, tx pgx.Tx, pushes []push) (map[uuid.UUID][]uuid.UUID, error) {
+	if len(pushes) == 0 {
+		return nil, nil
+	}
+	users := make([]uuid.UUID, len(pushes))
+	for i, p := range pushes {
+		users[i] = p.user
+	}
+	type row struct{ User, Device uuid.UUID }
+	rows, err := tx.Query(ctx, selectDevices, users, addressKind)
+	if err != nil {
+		return nil, fmt.Errorf("load devices: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	if err != nil {
+		return nil, fmt.Errorf("load devices: %w", err)
+	}
+	out := make(map[uuid.UUID][]uuid.UUID, len(found))
+	for _, r := range found {
+		out[r.User] = append(out[r.User], r.Device)
+	}
+	return out, nil
+}
+
+func insertRows(ctx context.Context, tx pgx.Tx, now, due time.Time, rows []delivery) (int64, error) {
+	n := len(rows)
+	var (
+		ids, users, devices, events = make([]uuid.UUID, n), make([]uuid.UUID, n), make([]uuid.UUID, n), make([]uuid.UUID, n)
+		seqs, types                 = make([]int64, n), make([]int16, n)
+		expires, payloads           = make([]time.Time, n), make([][]byte, n)
+	)
+	for i, r := range rows {
+		ids[i], users[i], devices[i], events[i] = r.id, r.user, r.device, r.event
+		seqs[i], types[i], expires[i] = r.seq, int16(r.kind), r.expires
+		b, err := json.Marshal(r.payload)
+		if err != nil {
+			return 0, fmt.Errorf("encode push of event %s: %w", r.event, err)
+		}
+		payloads[i] = b
+	}
+	tag, err := tx.Exec(ctx, insertDeliveries, ids, users, devices, events, seqs, types, expires,
+		statusDue, due, now, payloads)
+	if err != nil {
+		return 0, fmt.Errorf("insert push deliveries: %w", err)
+	}
+	return tag.RowsAffected(), nil
+}
+
+func insertLetters(ctx context.Context, tx pgx.Tx, now time.Time, letters []deadLetter) error {
+	n := len(letters)
+	var (
+		topics, texts         = make([]string, n), make([]string, n)
+		partitions, offsets   = make([]int16, n), make([]int64, n)
+		keys, headers, values = make([][]byte, n), make([][]byte, n), make([][]byte, n)
+	)
+	for i, l := range letters {
+		r := l.record
+		topics[i], partitions[i], offsets[i] = r.Topic, int16(r.Partition), r.Offset //nolint:gosec // Kafka's partitions are few
+		texts[i] = storable(l.err.Error())
+		keys[i], values[i] = r.Key, r.Value
+		b, err := json.Marshal(storedHeaders(r.Headers))
+		if err != nil {
+			return fmt.Errorf("encode headers of a dead letter: %w", err)
+		}
+		headers[i] = b
+	}
+	if _, err := tx.Exec(ctx, insertDeadLetters, topics, partitions, offsets, texts, keys, headers, values, now); err != nil {
+		return fmt.Errorf("insert dead letters: %w", err)
+	}
+	return nil
+}
+
+// storedHeader is one header in dead_letters.headers, in the order of the record.
+type storedHeader struct {
+	Key   string `json:"key"`
+	Text  string `json:"text,omitempty"`
+	Bytes []byte `json:"bytes,omitempty"` // what is not text that jsonb can hold
+}
+
+func storedHeaders(hs []contract.Header) []storedHeader {
+	out := make([]storedHeader, 0, len(hs))
+	for _, h := range hs {
+		stored := storedHeader{Key: storable(h.Key)}
+		if text := string(h.Value); storable(text) == text {
+			stored.Text = text
+		} else {
+			stored.Bytes = h.Value
+		}
+		out = append(out, stored)
+	}
+	return out
+}
+
+// storable makes a text of anybody's bytes that Postgres takes. The bytes themselves are
+// in the dead letter's value.
+func storable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// claimed is a delivery that this notifier may send until its lease ends.
+type claimed struct {
+	ID        uuid.UUID
+	Kind      partner.EventType
+	Attempts  int16 // this one included; proves the claim when it is settled
+	DueAt     time.Time
+	ExpiresAt time.Time
+	Payload   payload
+	Token     string
+	Preview   string
+	SeenAt    time.Time // the device's updated_at
+	LeaseEnds time.Time
+}
+
+// closure is a delivery that claiming settled without a call.
+type closure struct {
+	Kind    partner.EventType
+	Outcome Outcome
+}
+
+// SKIP LOCKED: rows that another notifier, or a cut, has in hand are theirs.
+const lockDue = `
+SELECT id FROM push_deliveries
+WHERE status < 3 AND due_at <= $1
+ORDER BY due_at
+LIMIT $2
+FOR UPDATE SKIP LOCKED`
+
+// A statement of its own, after the locks: it sees every acknowledgement and every change
+// of devices that was committed before them. attempts rises with each claim, so a result
+// that comes after its lease finds another number and changes nothing.
+const judgeDue = `
+UPDATE push_deliveries p
+SET status = CASE WHEN j.outcome IS NULL THEN 2 ELSE 3 END,
+    outcome = j.outcome,
+    attempts = p.attempts + CASE WHEN j.outcome IS NULL THEN 1 ELSE 0 END,
+    due_at = CASE WHEN j.outcome IS NULL THEN $3 ELSE p.due_at END,
+    settled_at = CASE WHEN j.outcome IS NULL THEN NULL ELSE $2 END
+FROM (
+	SELECT q.id, q.due_at AS was_due, d.value, d.updated_at, u.push_preview,
+		CASE
+			WHEN q.expires_at <= $2 THEN 'expired'
+			WHEN d.id IS NULL OR u.id IS NULL THEN 'unregistered'
+			WHEN d.user_id <> q.user_id THEN 'withdrawn'
+			WHEN EXISTS (SELECT FROM acks a WHERE a.user_id = q.user_id AND a.visible_seq >= q.seq) THEN 'suppressed'
+		END AS outcome
+	FROM unnest($1::uuid[]) AS k (id)
+	JOIN push_deliveries q ON q.id = k.id
+	LEFT JOIN devices d ON d.id = q.device_id
+	LEFT JOIN users u ON u.id = q.user_id
+) j
+WHERE p.id = j.id
+RETURNING p.id, p.type, p.attempts, j.was_due, p.expires_at, p.payload, coalesce(p.outcome, ''),
+	coalesce(j.value, ''), coalesce(j.push_preview, ''), coalesce(j.updated_at, 'epoch')`
+
+// claim takes up to limit due deliveries until leaseEnds, and settles among them what
+// needs no call: expired, acknowledged over a visible socket, without an address.
+func (s store) claim(ctx context.Context, now, leaseEnds time.Time, limit int) ([]claimed, []closure, error) {
+	var (
+		jobs   []claimed
+		closed []closure
+	)
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, lockDue, now, limit)
+		if err != nil {
+			return err
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		rows, err = tx.Query(ctx, judgeDue, ids, now, leaseEnds)
+		if err != nil {
+			return err
+		}
+		_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (struct{}, error) {
+			c := claimed{LeaseEnds: leaseEnds}
+			var (
+				kind    int16
+				outcome Outcome
+			)
+			err := row.Scan(&c.ID, &kind, &c.Attempts, &c.DueAt, &c.ExpiresAt, &c.Payload, &outcome,
+				&c.Token, &c.Preview, &c.SeenAt)
+			c.Kind = partner.EventType(kind) //nolint:gosec // written from one
+			if outcome == "" {
+				jobs = append(jobs, c)
+			} else {
+				closed = append(closed, closure{c.Kind, outcome})
+			}
+			return struct{}{}, err
+		})
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("claim due pushes: %w", err)
+	}
+	return jobs, closed, nil
+}
+
+// settlement is what became of one claim.
+type settlement struct {
+	id       uuid.UUID
+	claim    int16   // claimed.Attempts: the claim that this is the result of
+	outcome  Outcome // empty: due again
+	attempts int16
+	dueAt    time.Time
+	err      string
+
+	gone   string // the address to delete, when it is dead
+	seenAt time.Time
+}
+
+// Only over the claim that the result belongs to, see judgeDue.
+const settleClaims = `
+UPDATE push_deliveries p
+SET status = CASE WHEN r.outcome = '' THEN 1 ELSE 3 END,
+    outcome = nullif(r.outcome, ''),
+    attempts = r.attempts,
+    due_at = r.due_at,
+    error = nullif(r.error, ''),
+    settled_at = CASE WHEN r.outcome = '' THEN NULL ELSE $7 END
+FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[], $5::timestamptz[], $6::text[])
+	AS r (id, claim, outcome, attempts, due_at, error)
+WHERE p.id = r.id AND p.status = 2 AND p.attempts = r.claim`
+
+// An address that was registered again since it was read is alive.
+const deleteGone = `
+DELETE FROM devices d
+USING unnest($1::text[], $2::timestamptz[]) AS g (value, seen_at)
+WHERE d.kind = $3 AND d.value = g.value AND d.updated_at <= g.seen_at`
+
+// settle writes results and returns how many still held their claim.
+func (s store) settle(ctx context.Context, now time.Time, results []settlement) (int64, error) {
+	n := len(results)
+	var (
+		ids, claims, outcomes = make([]uuid.UUID, n), make([]int16, n), make([]string, n)
+		attempts, due, errs   = make([]int16, n), make([]time.Time, n), make([]string, n)
+		gone                  []string
+		seen                  []time.Time
+	)
+	for i, r := range results {
+		ids[i], claims[i], outcomes[i] = r.id, r.claim, string(r.outcome)
+		attempts[i], due[i], errs[i] = r.attempts, r.dueAt, storable(r.err)
+		if r.gone != "" {
+			gone, seen = append(gone, r.gone), append(seen, r.seenAt)
+		}
+	}
+	var settled int64
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, settleClaims, ids, claims, outcomes, attempts, due, errs, now)
+		if err != nil {
+			return err
+		}
+		settled = tag.RowsAffected()
+		if len(gone) == 0 {
+			return nil
+		}
+		_, err = tx.Exec(ctx, deleteGone, gone, seen, addressKind)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("settle %d pushes: %w", n, err)
+	}
+	return settled, nil
+}
+
+// maxCounted bounds what looking at the backlog costs.
+const maxCounted = 10000
+
+const selectSchedule = `
+SELECT (SELECT min(due_at) FROM push_deliveries WHERE status < 3),
+	(SELECT count(*) FROM (SELECT FROM push_deliveries WHERE status < 3 AND due_at <= $1 LIMIT $2) b)`
+
+// schedule returns when the next delivery is due, zero when none is, and how many are due
+// at now, counted up to maxCounted.
+func (s store) schedule(ctx context.Context, now time.Time) (time.Time, int64, error) {
+	var (
+		next    *time.Time
+		backlog int64
+	)
+	if err := s.pool.QueryRow(ctx, selectSchedule, now, maxCounted).Scan(&next, &backlog); err != nil {
+		return time.Time{}, 0, fmt.Errorf("load the push schedule: %w", err)
+	}
+	if next == nil {
+		return time.Time{}, backlog, nil
+	}
+	return *next, backlog, nil
+}
