@@ -1,0 +1,115 @@
+package realtime
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/identity"
+)
+
+// Verifier checks an access token. Errors are of fault.Unauthenticated when the token is
+// bad, with the code token_expired when that is all that is wrong.
+type Verifier interface {
+	Verify(ctx context.Context, token string) (identity.Identity, error)
+}
+
+// Events is the tail of the events topic. Subscribers are called in order per partition
+// and never block. Ready is closed once every partition's end is known: an event committed
+// afterwards reaches the subscribers.
+type Events interface {
+	Subscribe(handle func(contract.Event)) (cancel func())
+	Ready() <-chan struct{}
+}
+
+// Config is what a Gateway needs. Zero limits and durations take the defaults named here.
+type Config struct {
+	Pool       *pgxpool.Pool // the primary: a replica that lags would break G5
+	Verifier   Verifier
+	Events     Events
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+	Clock      func() time.Time
+
+	// Origins lists the web origins that may connect, such as "https://app.example.com"
+	// or, for its subdomains, "https://*.example.com". "*" admits any: for development. A
+	// request without an Origin header is not from a browser and passes.
+	Origins []string
+	// SameOrigin also admits pages from the host that is dialled: the demo's, in development.
+	SameOrigin bool
+
+	MaxSockets     int // on this instance; default 50,000
+	MaxPending     int // sockets that are not ready yet; default 1,024
+	SocketsPerUser int // on this instance; default 10
+	QueueBytes     int // frames waiting for one socket; default 256 KiB
+	PageSize       int // events in one read of an inbox; default 100
+	MaxReads       int // concurrent reads of inboxes; default 8
+	MessagesPerSec int // from one socket, more are read later; default 100
+
+	HelloWithin  time.Duration // from upgrade to hello; default 5 s
+	OpenWithin   time.Duration // from hello to ready, with retries; default 10 s
+	Heartbeat    time.Duration // between pings; default 25 s
+	PongWithin   time.Duration // of a ping; default 10 s
+	WriteWithin  time.Duration // for one frame; default 10 s
+	CloseWithin  time.Duration // for a close frame and its echo, each; default 1 s
+	ExpiryNotice time.Duration // before a token expires; default 60 s
+	// TicketLifetime is how long a socket that came with a ticket lives without an auth
+	// message: as long as the access token behind it could. Default 15 min.
+	TicketLifetime time.Duration
+
+	// StraightFor is the age, by appliedAt, up to which an event is sent straight from the
+	// topic; an older one is read from the inbox, where cuts apply. Default 500 ms.
+	StraightFor time.Duration
+	// ConfirmedFor is the age, since it was applied or read, at which a frame that still
+	// waits for its socket is read again instead of being written (G9). Default 1 s.
+	ConfirmedFor time.Duration
+	GapWait      time.Duration // for other partitions to catch up before a gap is read; default 20 ms
+	ReadWithin   time.Duration // one read of an inbox; default 2 s
+	GiveUpAfter  time.Duration // of failing reads while behind; default 60 s
+	HeadEvery    time.Duration // between looks at the head of an inbox; default 25 s
+	SessionEvery time.Duration // between looks at the sessions; default 1 s
+	AckEvery     time.Duration // between flushes of acknowledgements; default 100 ms
+	DrainWithin  time.Duration // spread of the closes of a draining instance; default 2 s
+}
+
+func (c Config) withDefaults() Config {
+	c.MaxSockets = cmp.Or(c.MaxSockets, 50_000)
+	c.MaxPending = cmp.Or(c.MaxPending, 1024)
+	c.SocketsPerUser = cmp.Or(c.SocketsPerUser, 10)
+	c.QueueBytes = cmp.Or(c.QueueBytes, 256<<10)
+	c.PageSize = cmp.Or(c.PageSize, 100)
+	c.MaxReads = cmp.Or(c.MaxReads, 8)
+	c.MessagesPerSec = cmp.Or(c.MessagesPerSec, 100)
+	c.HelloWithin = cmp.Or(c.HelloWithin, 5*time.Second)
+	c.OpenWithin = cmp.Or(c.OpenWithin, 10*time.Second)
+	c.Heartbeat = cmp.Or(c.Heartbeat, 25*time.Second)
+	c.PongWithin = cmp.Or(c.PongWithin, 10*time.Second)
+	c.WriteWithin = cmp.Or(c.WriteWithin, 10*time.Second)
+	c.CloseWithin = cmp.Or(c.CloseWithin, time.Second)
+	c.ExpiryNotice = cmp.Or(c.ExpiryNotice, time.Minute)
+	c.TicketLifetime = cmp.Or(c.TicketLifetime, 15*time.Minute)
+	c.StraightFor = cmp.Or(c.StraightFor, 500*time.Millisecond)
+	c.ConfirmedFor = cmp.Or(c.ConfirmedFor, time.Second)
+	c.GapWait = cmp.Or(c.GapWait, 20*time.Millisecond)
+	c.ReadWithin = cmp.Or(c.ReadWithin, 2*time.Second)
+	c.GiveUpAfter = cmp.Or(c.GiveUpAfter, time.Minute)
+	c.HeadEvery = cmp.Or(c.HeadEvery, 25*time.Second)
+	c.SessionEvery = cmp.Or(c.SessionEvery, time.Second)
+	c.AckEvery = cmp.Or(c.AckEvery, 100*time.Millisecond)
+	c.DrainWithin = cmp.Or(c.DrainWithin, 2*time.Second)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Registerer == nil {
+		c.Registerer = prometheus.NewRegistry()
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	return c
+}

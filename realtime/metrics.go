@@ -1,0 +1,91 @@
+package realtime
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sony/gobreaker/v2"
+)
+
+type metrics struct {
+	sockets   *prometheus.GaugeVec
+	refused   *prometheus.CounterVec
+	frames    *prometheus.CounterVec
+	closed    *prometheus.CounterVec
+	overflow  prometheus.Counter
+	repeats   prometheus.Counter
+	fills     *prometheus.CounterVec
+	rewinds   prometheus.Counter
+	pages     prometheus.Counter
+	readTime  *prometheus.HistogramVec
+	resyncs   *prometheus.CounterVec
+	delivered *prometheus.HistogramVec
+	acks      prometheus.Counter
+	revoked   prometheus.Counter
+	breaker   prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: "bondmate", Subsystem: "realtime", Name: name, Help: help}
+	}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts(opts(name, help)))
+		reg.MustRegister(c)
+		return c
+	}
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), labels)
+		reg.MustRegister(c)
+		return c
+	}
+	histogram := func(name, help string, buckets []float64, label string) *prometheus.HistogramVec {
+		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "bondmate", Subsystem: "realtime", Name: name, Help: help, Buckets: buckets,
+		}, []string{label})
+		reg.MustRegister(h)
+		return h
+	}
+	m := &metrics{
+		sockets: prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("sockets",
+			"Open sockets by state: pending until ready, open, closing.")), []string{"state"}),
+		refused:  counters("refused_total", "Requests answered without an upgrade, by code.", "code"),
+		frames:   counters("frames_total", "Frames written, by kind.", "kind"),
+		closed:   counters("closed_total", "Sockets that ended, by close code and who closed.", "code", "by"),
+		overflow: counter("queue_overflow_total", "Sockets closed since their queue was full."),
+		repeats:  counter("repeats_total", "Events from the topic that a socket had already."),
+		fills:    counters("fills_total", "Times a socket fell back to its inbox, by cause.", "cause"),
+		rewinds:  counter("rewinds_total", "Times queued events waited too long and were read again."),
+		pages:    counter("inbox_reads_total", "Reads of an inbox."),
+		readTime: histogram("inbox_read_seconds", "Time of one read of an inbox, by outcome.",
+			prometheus.ExponentialBuckets(0.0005, 2, 14), "outcome"),
+		resyncs: counters("resyncs_total", "Clients told to read their state again, by reason.", "reason"),
+		delivered: histogram("applied_to_delivered_seconds",
+			"From an event's appliedAt to its frame being written, by where the event was read; replays at hello are left out.",
+			prometheus.ExponentialBuckets(0.0005, 2, 16), "via"),
+		acks:    counter("acks_flushed_total", "Sessions whose acknowledgement was written."),
+		revoked: counter("sessions_revoked_total", "Sessions with sockets that were found revoked."),
+		breaker: prometheus.NewGauge(prometheus.GaugeOpts(opts("breaker_state",
+			"The breaker around inbox reads: 0 closed, 1 half-open, 2 open."))),
+	}
+	reg.MustRegister(m.sockets, m.breaker)
+	return m
+}
+
+func (m *metrics) breakerChanged(_ string, _, to gobreaker.State) { m.breaker.Set(float64(to)) }
+
+// closeLabel keeps the label's values few, whatever codes clients send.
+func closeLabel(code int) string {
+	switch code {
+	case 0:
+		return "none"
+	case 1000, 1001, 1002, 1006, 1008, 1009, 1012,
+		CloseUnauthenticated, CloseTokenExpired, CloseSessionRevoked, CloseTooSlow, CloseTooManySockets:
+		return strconv.Itoa(code)
+	default:
+		return "other"
+	}
+}
+
+func seconds(d time.Duration) float64 { return max(0, d.Seconds()) }

@@ -1,0 +1,162 @@
+package realtime
+
+import (
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+type kind uint8
+
+const (
+	kindText kind = iota
+	kindEvent
+	kindPing
+	kindPong
+	kindClose
+)
+
+func (k kind) String() string {
+	return [...]string{"text", "event", "ping", "pong", "close"}[k]
+}
+
+// frame is what waits for the writer.
+type frame struct {
+	kind kind
+	body []byte // shared between the sockets of a user: never changed
+
+	seq       int64     // of an event
+	history   int       // of an event: the socket's history that it belongs to
+	confirmed time.Time // of an event: when it was known that no cut applied
+	applied   time.Time // of an event whose latency is taken
+	via       string
+}
+
+// frameOverhead is what a frame is counted for beyond its body, so that a queue of
+// empty ones is bounded too.
+const frameOverhead = 64
+
+func (f frame) size() int { return len(f.body) + frameOverhead }
+
+// push queues a frame; when the queue is full the socket is closed instead. It does
+// nothing on a socket that is closing. mu is held.
+func (s *socket) push(f frame) {
+	if !s.usable() {
+		return
+	}
+	if s.queued+f.size() > s.g.cfg.QueueBytes {
+		s.g.m.overflow.Inc()
+		s.closeLocked(CloseTooSlow, "too slow")
+		return
+	}
+	s.pushAnyway(f)
+}
+
+// pushAnyway is push without the bound, for the pages of a fill, which waits for the
+// queue to fall before each. mu is held.
+func (s *socket) pushAnyway(f frame) {
+	if !s.usable() {
+		return
+	}
+	s.queue = append(s.queue, f)
+	s.queued += f.size()
+	s.wakeWriter()
+}
+
+func (s *socket) pushText(body []byte) { s.push(frame{kind: kindText, body: body}) }
+
+// wakeWriter starts the writer unless it runs. mu is held, and the reader has not ended:
+// so the gateway's count of goroutines is not zero here.
+func (s *socket) wakeWriter() {
+	if s.writing || s.state == stateEnded {
+		return
+	}
+	s.writing = true
+	s.g.running.Go(s.write)
+}
+
+// write is the writer: it lives until the queue is empty.
+func (s *socket) write() {
+	for {
+		f, ok := s.pop()
+		if !ok {
+			return
+		}
+		if err := s.send(f); err != nil {
+			s.writeFailed()
+			return
+		}
+		s.written(f)
+	}
+}
+
+// pop takes the next frame, or ends the writer. An event that has waited too long for
+// its turn is not sent unread: it and all behind it are read again.
+func (s *socket) pop() (frame, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.queue) > 0 && s.state != stateEnded {
+		f := s.queue[0]
+		if f.kind == kindEvent && s.g.cfg.Clock().Sub(f.confirmed) > s.g.cfg.ConfirmedFor {
+			s.rewind(f.seq)
+			continue
+		}
+		s.queue[0] = frame{}
+		s.queue = s.queue[1:]
+		s.queued = max(0, s.queued-f.size())
+		if s.queued <= s.g.cfg.QueueBytes/4 {
+			s.signalRoom()
+		}
+		return f, true
+	}
+	s.queue, s.queued, s.writing = nil, 0, false
+	s.signalRoom()
+	return frame{}, false
+}
+
+func (s *socket) send(f frame) error {
+	now := time.Now()
+	switch f.kind {
+	case kindPing:
+		return s.conn.WriteControl(websocket.PingMessage, nil, now.Add(s.g.cfg.WriteWithin))
+	case kindPong:
+		return s.conn.WriteControl(websocket.PongMessage, f.body, now.Add(s.g.cfg.WriteWithin))
+	case kindClose:
+		err := s.conn.WriteControl(websocket.CloseMessage, f.body, now.Add(s.g.cfg.CloseWithin))
+		// Whether or not the peer answers, the reader ends by then.
+		_ = s.conn.SetReadDeadline(time.Now().Add(s.g.cfg.CloseWithin))
+		return err
+	default:
+		_ = s.conn.SetWriteDeadline(now.Add(s.g.cfg.WriteWithin))
+		return s.conn.WriteMessage(websocket.TextMessage, f.body)
+	}
+}
+
+func (s *socket) written(f frame) {
+	s.g.m.frames.WithLabelValues(f.kind.String()).Inc()
+	if f.kind != kindEvent {
+		return
+	}
+	if !f.applied.IsZero() {
+		s.g.m.delivered.WithLabelValues(f.via).Observe(seconds(s.g.cfg.Clock().Sub(f.applied)))
+	}
+	s.mu.Lock()
+	if f.history == s.history { // else a resync came meanwhile
+		s.sent = max(s.sent, f.seq)
+	}
+	s.mu.Unlock()
+}
+
+// writeFailed ends a socket that cannot be written to: the stream may have been cut
+// inside a frame, so no close frame can follow.
+func (s *socket) writeFailed() {
+	s.mu.Lock()
+	if s.usable() {
+		s.closeBy, s.closedAs = "server", CloseTooSlow
+		s.setState(stateClosing)
+	}
+	s.queue, s.queued, s.writing = nil, 0, false
+	s.signalRoom()
+	s.mu.Unlock()
+	_ = s.conn.SetReadDeadline(time.Now())
+}
