@@ -1,0 +1,219 @@
+package accounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/bondmate/backend/pkg/fault"
+)
+
+// LoginInput is an attempt to sign in.
+type LoginInput struct {
+	Email    string
+	Password string
+	Device   *Device
+}
+
+// errLogin is one answer for an unknown address and a wrong password.
+var errLogin = fault.New(fault.Unauthenticated, "unauthenticated", "The e-mail address or the password is wrong.")
+
+const (
+	credentialByEmailSQL = `
+SELECT user_id, password_hash
+FROM credentials
+WHERE email = $1`
+
+	// The account's lock: held by whoever adds a session or ends some, so that the set of
+	// sessions does not change under him. Processors never take it.
+	lockAccountSQL = `
+SELECT id, display_name, partner_code, role, status
+FROM users
+WHERE id = $1
+FOR NO KEY UPDATE`
+
+	passwordHashSQL = `
+SELECT password_hash
+FROM credentials
+WHERE user_id = $1`
+
+	replaceHashSQL = `
+UPDATE credentials
+SET password_hash = $2
+WHERE user_id = $1`
+)
+
+// Login starts a session. A wrong password and an unknown address are the same fault
+// unauthenticated, after the same time; forbidden and account_deleting are told only to
+// who knows the password.
+func (s *Service) Login(ctx context.Context, in LoginInput) (AuthResult, error) {
+	var f faults
+	device := f.device("/device", in.Device)
+	if err := f.err(); err != nil {
+		return AuthResult{}, err
+	}
+	userID, stored, err := s.credential(ctx, in.Email)
+	if err != nil {
+		return AuthResult{}, err
+	}
+	match, outdated, err := s.cfg.Passwords.Compare(ctx, in.Password, stored)
+	if err != nil {
+		return AuthResult{}, err
+	}
+	if !match {
+		return AuthResult{}, errLogin
+	}
+	var renewed string
+	if outdated {
+		if renewed, err = s.cfg.Passwords.Hash(ctx, in.Password); err != nil {
+			return AuthResult{}, err
+		}
+	}
+
+	var o owner
+	var started session
+	err = s.transact(ctx, func(tx pgx.Tx) error {
+		var err error
+		if o, err = lockAccount(ctx, tx, userID); err != nil {
+			return err
+		}
+		if err := admit(o.status); err != nil {
+			return err
+		}
+		// Read again under the lock: a password change that committed since the comparison
+		// has ended all other sessions, and this one must not slip in behind it.
+		current, err := passwordHash(ctx, tx, userID)
+		if err != nil {
+			return err
+		}
+		if current != stored {
+			return errLogin
+		}
+		if renewed != "" {
+			if _, err := tx.Exec(ctx, replaceHashSQL, userID, renewed); err != nil {
+				return err
+			}
+		}
+		started, err = s.startSession(ctx, tx, userID, device)
+		return err
+	})
+	if err != nil {
+		return AuthResult{}, fmt.Errorf("log in user %s: %w", userID, err)
+	}
+	return s.result(o, started.id, started.refresh)
+}
+
+// credential returns the hash to compare with, empty for an unknown address.
+func (s *Service) credential(ctx context.Context, email string) (userID uuid.UUID, hash string, err error) {
+	email, ok := normaliseEmail(email)
+	if !ok {
+		return uuid.Nil, "", nil
+	}
+	err = s.pool.QueryRow(ctx, credentialByEmailSQL, email).Scan(&userID, &hash)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return uuid.Nil, "", nil
+	}
+	if err != nil {
+		return uuid.Nil, "", fmt.Errorf("load credential: %w", err)
+	}
+	return userID, hash, nil
+}
+
+func lockAccount(ctx context.Context, tx pgx.Tx, userID uuid.UUID) (owner, error) {
+	var o owner
+	err := tx.QueryRow(ctx, lockAccountSQL, userID).Scan(&o.ID, &o.DisplayName, &o.PartnerCode, &o.role, &o.status)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return owner{}, errSession
+	}
+	if err != nil {
+		return owner{}, fmt.Errorf("lock account %s: %w", userID, err)
+	}
+	return o, nil
+}
+
+func passwordHash(ctx context.Context, tx pgx.Tx, userID uuid.UUID) (string, error) {
+	var hash string
+	err := tx.QueryRow(ctx, passwordHashSQL, userID).Scan(&hash)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil // an account without a password: nothing equals it
+	}
+	if err != nil {
+		return "", fmt.Errorf("load password hash of %s: %w", userID, err)
+	}
+	return hash, nil
+}
+
+// ChangePassword replaces the password of an account and ends all its sessions but the
+// one that asks. A wrong current password is the fault invalid_request at /current, not
+// unauthenticated: the session is good.
+func (s *Service) ChangePassword(ctx context.Context, userID, sessionID uuid.UUID, current, next string) error {
+	var f faults
+	f.password("/next", next)
+	if err := f.err(); err != nil {
+		return err
+	}
+	var stored string
+	err := s.pool.QueryRow(ctx, passwordHashSQL, userID).Scan(&stored)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("load password hash of %s: %w", userID, err)
+	}
+	match, _, err := s.cfg.Passwords.Compare(ctx, current, stored)
+	if err != nil {
+		return err
+	}
+	if !match {
+		return wrongCurrent()
+	}
+	hash, err := s.cfg.Passwords.Hash(ctx, next)
+	if err != nil {
+		return err
+	}
+
+	var ended []uuid.UUID
+	err = s.transact(ctx, func(tx pgx.Tx) error {
+		if _, err := lockAccount(ctx, tx, userID); err != nil {
+			return err
+		}
+		latest, err := passwordHash(ctx, tx, userID)
+		if err != nil {
+			return err
+		}
+		if latest != stored { // another change was faster
+			return wrongCurrent()
+		}
+		if _, err := tx.Exec(ctx, replaceHashSQL, userID, hash); err != nil {
+			return err
+		}
+		live, err := s.liveSessions(ctx, tx, userID)
+		if err != nil {
+			return err
+		}
+		keep := false
+		ended = ended[:0]
+		for _, l := range live {
+			if l.id == sessionID {
+				keep = true
+				continue
+			}
+			ended = append(ended, l.id)
+		}
+		if !keep { // the asking session ended meanwhile: its token is worth nothing now
+			return errSession
+		}
+		return s.endSessions(ctx, tx, ended)
+	})
+	if err != nil {
+		return fmt.Errorf("change password of %s: %w", userID, err)
+	}
+	s.forget(ended)
+	return nil
+}
+
+func wrongCurrent() error {
+	var f faults
+	f.add("/current", "wrong_password", "is not the current password")
+	return f.err()
+}

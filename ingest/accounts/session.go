@@ -1,0 +1,233 @@
+package accounts
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/bondmate/backend/pkg/fault"
+	"github.com/bondmate/backend/pkg/identity"
+)
+
+// Session is one sign-in of an account, as its owner sees it.
+type Session struct {
+	ID         uuid.UUID
+	Device     *Device
+	CreatedAt  time.Time
+	LastUsedAt time.Time
+	Current    bool // the one that asks
+}
+
+// session is a new one with its first refresh token.
+type session struct {
+	id      uuid.UUID
+	refresh identity.RefreshToken
+}
+
+const insertSessionSQL = `
+INSERT INTO sessions (id, user_id, refresh_hash, family_hash, device, created_at, last_used_at, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $6, $7)`
+
+// startSession adds a session and ends the expired and the least recently used ones
+// over the bound. The caller holds the account's lock, or has just made the account.
+func (s *Service) startSession(ctx context.Context, tx pgx.Tx, userID uuid.UUID, device *Device) (session, error) {
+	now := s.now()
+	live, err := s.liveSessions(ctx, tx, userID)
+	if err != nil {
+		return session{}, err
+	}
+	var over []uuid.UUID
+	for i, l := range live {
+		if i >= s.cfg.MaxSessions-1 || !l.expiresAt.After(now) {
+			over = append(over, l.id)
+		}
+	}
+	if err := s.endSessions(ctx, tx, over); err != nil {
+		return session{}, err
+	}
+	started := session{id: uuid.New(), refresh: identity.NewRefreshToken()}
+	_, err = tx.Exec(ctx, insertSessionSQL, started.id, userID,
+		started.refresh.Hash(), started.refresh.FamilyHash(), device, now, now.Add(s.cfg.SessionTTL))
+	if err != nil {
+		return session{}, fmt.Errorf("insert session: %w", err)
+	}
+	return started, nil
+}
+
+type liveSession struct {
+	id        uuid.UUID
+	expiresAt time.Time
+}
+
+const liveSessionsSQL = `
+SELECT id, expires_at
+FROM sessions
+WHERE user_id = $1 AND revoked_at IS NULL
+ORDER BY last_used_at DESC, id`
+
+// liveSessions returns the sessions that nobody has ended, expired ones too, the last
+// used first.
+func (s *Service) liveSessions(ctx context.Context, tx pgx.Tx, userID uuid.UUID) ([]liveSession, error) {
+	rows, err := tx.Query(ctx, liveSessionsSQL, userID)
+	if err != nil {
+		return nil, fmt.Errorf("list live sessions of %s: %w", userID, err)
+	}
+	live, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (liveSession, error) {
+		var l liveSession
+		err := row.Scan(&l.id, &l.expiresAt)
+		return l, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list live sessions of %s: %w", userID, err)
+	}
+	return live, nil
+}
+
+const (
+	revokeSQL = `
+UPDATE sessions
+SET revoked_at = $2, sealed_child = NULL
+WHERE id = ANY ($1) AND revoked_at IS NULL`
+
+	deleteDevicesOfSessionsSQL = `
+DELETE FROM devices
+WHERE session_id = ANY ($1)`
+
+	deleteTicketsOfSessionsSQL = `
+DELETE FROM realtime_tickets
+WHERE session_id = ANY ($1)`
+)
+
+// endSessions ends sessions with their devices and tickets. The deletions are
+// statements of their own, after the update: they then see what a registration that the
+// update waited for has committed.
+func (s *Service) endSessions(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	var batch pgx.Batch
+	batch.Queue(revokeSQL, ids, s.now())
+	batch.Queue(deleteDevicesOfSessionsSQL, ids)
+	batch.Queue(deleteTicketsOfSessionsSQL, ids)
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("end sessions: %w", err)
+	}
+	return nil
+}
+
+// end ends those live sessions of an account that pick chooses, and returns how many.
+func (s *Service) end(ctx context.Context, userID uuid.UUID, pick func(uuid.UUID) bool) (int, error) {
+	var ended []uuid.UUID
+	err := s.transact(ctx, func(tx pgx.Tx) error {
+		if _, err := lockAccount(ctx, tx, userID); err != nil {
+			return err
+		}
+		live, err := s.liveSessions(ctx, tx, userID)
+		if err != nil {
+			return err
+		}
+		ended = ended[:0]
+		for _, l := range live {
+			if pick(l.id) {
+				ended = append(ended, l.id)
+			}
+		}
+		return s.endSessions(ctx, tx, ended)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("end sessions of %s: %w", userID, err)
+	}
+	s.forget(ended)
+	return len(ended), nil
+}
+
+// Logout ends one session. Ending one that has ended is no fault.
+func (s *Service) Logout(ctx context.Context, userID, sessionID uuid.UUID) error {
+	_, err := s.end(ctx, userID, func(id uuid.UUID) bool { return id == sessionID })
+	return err
+}
+
+// LogoutAll ends every session of an account, the asking one too.
+func (s *Service) LogoutAll(ctx context.Context, userID uuid.UUID) error {
+	_, err := s.end(ctx, userID, func(uuid.UUID) bool { return true })
+	return err
+}
+
+// RevokeSession ends one session from the list. One that is not there, or is another
+// account's, is the fault not_found.
+func (s *Service) RevokeSession(ctx context.Context, userID, sessionID uuid.UUID) error {
+	n, err := s.end(ctx, userID, func(id uuid.UUID) bool { return id == sessionID })
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return fault.New(fault.NotFound, "not_found", "There is no such session.")
+	}
+	return nil
+}
+
+const sessionsSQL = `
+SELECT id, device, created_at, last_used_at
+FROM sessions
+WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2
+ORDER BY last_used_at DESC, id`
+
+// Sessions lists the sessions of an account, the last used first; there are never more
+// than Config.MaxSessions.
+func (s *Service) Sessions(ctx context.Context, userID, current uuid.UUID) ([]Session, error) {
+	rows, err := s.pool.Query(ctx, sessionsSQL, userID, s.now())
+	if err != nil {
+		return nil, fmt.Errorf("list sessions of %s: %w", userID, err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Session, error) {
+		var v Session
+		err := row.Scan(&v.ID, &v.Device, &v.CreatedAt, &v.LastUsedAt)
+		v.Current = v.ID == current
+		return v, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list sessions of %s: %w", userID, err)
+	}
+	return slices.Clip(list), nil
+}
+
+// verdict is an answer of IsSessionActive and when the question was put.
+type verdict struct {
+	active bool
+	asOf   time.Time
+}
+
+const sessionActiveSQL = `
+SELECT EXISTS (
+    SELECT 1
+    FROM sessions s
+    JOIN users u ON u.id = s.user_id
+    WHERE s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > $2 AND u.status = ANY ($3))`
+
+// IsSessionActive reports whether a session has neither ended nor expired and its
+// account may have one. An answer is reused for Config.SessionCacheTTL; a session that
+// this instance ended is inactive at once.
+func (s *Service) IsSessionActive(ctx context.Context, sessionID uuid.UUID) (bool, error) {
+	now := s.now() // before the query: an answer ages from when it was asked for
+	if v, ok := s.active.GetIfPresent(sessionID); ok && now.Sub(v.asOf) < s.cfg.SessionCacheTTL {
+		return v.active, nil
+	}
+	v := verdict{asOf: now}
+	if err := s.pool.QueryRow(ctx, sessionActiveSQL, sessionID, now, admitted).Scan(&v.active); err != nil {
+		return false, fmt.Errorf("look up session %s: %w", sessionID, err)
+	}
+	s.active.Set(sessionID, v)
+	return v.active, nil
+}
+
+// forget drops what IsSessionActive remembers of ended sessions. A query under way may
+// put an older answer back; that one ages from before the end.
+func (s *Service) forget(ids []uuid.UUID) {
+	for _, id := range ids {
+		s.active.Invalidate(id)
+	}
+}
