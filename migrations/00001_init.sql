@@ -81,6 +81,8 @@ CREATE TABLE requests (
 );
 -- G3: a pair never has two pending requests, in whichever direction.
 CREATE UNIQUE INDEX requests_pending ON requests (LEAST(sender, target), GREATEST(sender, target)) WHERE status = 1;
+-- With the one above: a user's pending requests, whichever side of the pair they are.
+CREATE INDEX requests_pending_high ON requests (GREATEST(sender, target)) WHERE status = 1;
 CREATE INDEX requests_sender ON requests (sender, created_at DESC, id);
 CREATE INDEX requests_target ON requests (target, created_at DESC, id);
 

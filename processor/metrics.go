@@ -1,0 +1,96 @@
+package processor
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	batch     prometheus.Histogram
+	tx        prometheus.Histogram
+	apply     prometheus.Histogram
+	publish   prometheus.Histogram
+	commands  *prometheus.CounterVec // type, outcome: applied, duplicate, or the rejection's code
+	events    prometheus.Counter
+	fenced    prometheus.Counter
+	retries   *prometheus.CounterVec // reason
+	restarts  prometheus.Counter
+	lag       *prometheus.GaugeVec // partition
+	oldest    *prometheus.GaugeVec // partition
+	backlog   *prometheus.GaugeVec // partition
+	parked    *prometheus.CounterVec
+	dead      prometheus.Counter
+	published *prometheus.CounterVec // topic
+	stale     prometheus.Counter
+}
+
+// latencies runs from half a millisecond to 8 s, and then to the time that a stop of
+// Postgres or Kafka takes.
+func latencies() []float64 {
+	return append(prometheus.ExponentialBuckets(0.0005, 2, 15), 30, 120, 600)
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	const ns, sub = "bondmate", "processor"
+	hist := func(name, help string, buckets []float64) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Subsystem: sub, Name: name, Help: help, Buckets: buckets})
+	}
+	count := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: name, Help: help})
+	}
+	counts := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: name, Help: help}, labels)
+	}
+	gauges := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: name, Help: help}, []string{"partition"})
+	}
+	m := &metrics{
+		batch:     hist("batch_commands", "Records applied in one transaction.", prometheus.ExponentialBuckets(1, 2, 11)),
+		tx:        hist("transaction_seconds", "From begin to the answer to commit.", latencies()),
+		apply:     hist("apply_seconds", "From accepted by ingest to applied.", latencies()),
+		publish:   hist("publish_seconds", "From applied to acknowledged by the topic.", latencies()),
+		commands:  counts("commands_total", "Commands by type and by outcome: applied, duplicate, or the code of the rejection.", "type", "outcome"),
+		events:    count("events_total", "Events appended."),
+		fenced:    count("fenced_total", "Partitions lost to another owner while this process was at work on them."),
+		retries:   counts("retries_total", "Transactions and writes tried again, by reason.", "reason"),
+		restarts:  count("restarts_total", "Transactions started again because a decision concerned more than was locked and loaded."),
+		lag:       gauges("lag_records", "Records on the commands topic that are not yet applied."),
+		oldest:    gauges("oldest_age_seconds", "Age of the oldest command of the last batch when it was read; zero when idle."),
+		backlog:   gauges("relay_backlog_events", "Committed rows that are not yet on their topic."),
+		parked:    counts("parked_total", "Commands parked, by reason.", "reason"),
+		dead:      count("dead_letters_total", "Records that could not be decoded."),
+		published: counts("published_total", "Records written, by topic.", "topic"),
+		stale:     count("stale_checks_total", "Questions to the broker about when a record was appended."),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{
+		m.batch, m.tx, m.apply, m.publish, m.commands, m.events, m.fenced, m.retries, m.restarts,
+		m.lag, m.oldest, m.backlog, m.parked, m.dead, m.published, m.stale,
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// count takes the figures of a committed batch.
+func (p *Processor) count(b *batch, done *changes) {
+	m := p.metrics
+	m.batch.Observe(float64(len(b.items)))
+	m.events.Add(float64(len(done.rows)))
+	for _, t := range done.tallies {
+		switch t.kind {
+		case tallyDead:
+			m.dead.Inc()
+		case tallyParked:
+			m.parked.WithLabelValues(t.outcome).Inc()
+		default:
+			m.commands.WithLabelValues(t.kind, t.outcome).Inc()
+			if !t.acceptedAt.IsZero() {
+				m.apply.Observe(b.now.Sub(t.acceptedAt).Seconds())
+			}
+		}
+	}
+}
