@@ -165,7 +165,7 @@ func (c Config) RequireRole(role Role) error {
 	case Ingest, Realtime:
 		need("JWT_PRIVATE_KEY_FILE", c.JWTPrivateKeyFile != "" || c.Env != Production, " in production: every instance must know the same key")
 	case Notifier:
-		need("FIREBASE_CREDENTIALS_FILE", c.FirebaseCredentialsFile != "", "; only all starts a stand-in")
+		need("FIREBASE_CREDENTIALS_FILE", c.FirebaseCredentialsFile != "" || c.Env != Production, " in production; elsewhere a stand-in takes the pushes")
 	case Processor:
 	}
 	return errors.Join(faults...)

@@ -46,7 +46,7 @@ type Config struct {
 
 	JWTPrivateKeyFile string `env:"JWT_PRIVATE_KEY_FILE" about:"RSA key that signs access tokens (PEM); unset outside production: generated in DATA_DIR"`
 
-	FirebaseCredentialsFile string        `env:"FIREBASE_CREDENTIALS_FILE" about:"service account for FCM; unset: all starts a stand-in that records pushes in DATA_DIR"`
+	FirebaseCredentialsFile string        `env:"FIREBASE_CREDENTIALS_FILE" about:"service account for FCM; unset outside production: a stand-in records pushes in DATA_DIR"`
 	FCMEndpoint             string        `env:"FCM_ENDPOINT" about:"base URL of FCM HTTP v1, for tests; unset: Google's"`
 	PushGrace               time.Duration `env:"PUSH_GRACE" envDefault:"1.5s" about:"how long a push waits for a visible socket to acknowledge its event"`
 

@@ -104,12 +104,13 @@ func TestRequireRole(t *testing.T) {
 		environ []string
 		want    []string // variables at fault
 	}{
-		"processor without servers":              {Processor, nil, []string{"DATABASE_URL", "KAFKA_BROKERS"}},
-		"processor":                              {Processor, servers, nil},
-		"ingest in development makes its key":    {Ingest, servers, nil},
-		"ingest in production needs a key":       {Ingest, append(servers, "APP_ENV=production"), []string{"JWT_PRIVATE_KEY_FILE"}},
-		"realtime in production with a key":      {Realtime, append(servers, "APP_ENV=production", "JWT_PRIVATE_KEY_FILE="+key), nil},
-		"notifier needs credentials, all do not": {Notifier, servers, []string{"FIREBASE_CREDENTIALS_FILE"}},
+		"processor without servers":           {Processor, nil, []string{"DATABASE_URL", "KAFKA_BROKERS"}},
+		"processor":                           {Processor, servers, nil},
+		"ingest in development makes its key": {Ingest, servers, nil},
+		"ingest in production needs a key":    {Ingest, append(servers, "APP_ENV=production"), []string{"JWT_PRIVATE_KEY_FILE"}},
+		"realtime in production with a key":   {Realtime, append(servers, "APP_ENV=production", "JWT_PRIVATE_KEY_FILE="+key), nil},
+		"notifier in development":             {Notifier, servers, nil},
+		"notifier in production":              {Notifier, append(servers, "APP_ENV=production"), []string{"FIREBASE_CREDENTIALS_FILE"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

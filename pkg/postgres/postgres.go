@@ -139,3 +139,18 @@ func startingUp(err error) bool {
 	}
 	return true
 }
+
+// Connect opens one connection outside of any pool, with the same settings as a pool's.
+// The caller owns it.
+func Connect(ctx context.Context, cfg Config) (*pgx.Conn, error) {
+	conn, err := pgx.ParseConfig(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("read postgres connection string: %w", err)
+	}
+	setSession(conn, cfg)
+	c, err := pgx.ConnectConfig(ctx, conn)
+	if err != nil {
+		return nil, fmt.Errorf("connect to postgres at %s:%d: %w", conn.Host, conn.Port, err)
+	}
+	return c, nil
+}

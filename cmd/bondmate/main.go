@@ -1,0 +1,61 @@
+// Command bondmate is the whole backend in one binary: every role, alone or together,
+// and the operator's commands.
+//
+// Each role's file wires it in a straight line: what it needs is opened, passed in, and
+// added to the process's group, which runs and stops it (pkg/service). Nothing below this
+// folder knows how the parts are put together.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bondmate/backend/pkg/config"
+	"github.com/bondmate/backend/pkg/service"
+)
+
+func main() {
+	ctx, stop := service.Interruptible(context.Background())
+	err := run(ctx, os.Args[1:], terminal{environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr})
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bondmate:", err)
+		os.Exit(1)
+	}
+}
+
+// terminal is what the program has of the world.
+type terminal struct {
+	environ        []string
+	stdout, stderr io.Writer
+}
+
+// load reads the configuration.
+func (t terminal) load() (config.Config, error) {
+	cfg, err := config.Load(t.environ)
+	if err != nil {
+		return cfg, fmt.Errorf("the environment has faults:\n%w", err)
+	}
+	return cfg, nil
+}
+
+func run(ctx context.Context, args []string, term terminal) error {
+	root := &cobra.Command{
+		Use:           "bondmate",
+		Short:         "The backend of a couples app: commands in over HTTP, events out over WebSocket and push",
+		SilenceErrors: true, // main prints them
+		SilenceUsage:  true,
+	}
+	root.AddCommand(
+		allCommand(term), processorCommand(term), notifierCommand(term), realtimeCommand(term),
+		migrateCommand(term), topicsCommand(term), configCommand(term), healthcheckCommand(term), versionCommand(term),
+	)
+	root.SetArgs(args)
+	root.SetOut(term.stdout)
+	root.SetErr(term.stderr)
+	return root.ExecuteContext(ctx)
+}

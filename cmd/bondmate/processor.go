@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bondmate/backend/pkg/config"
+	"github.com/bondmate/backend/pkg/partner"
+	"github.com/bondmate/backend/pkg/service"
+	"github.com/bondmate/backend/processor"
+)
+
+func processorCommand(term terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "processor",
+		Short: "Apply commands: Kafka to one Postgres transaction to events",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runRole(cmd.Context(), term, config.Processor, func(_ context.Context, p *process, on servers) (string, error) {
+				return "", p.addProcessor(on)
+			})
+		},
+	}
+}
+
+func (p *process) addProcessor(on servers) error {
+	proc, err := processor.New(processor.Config{
+		Bus:            processor.Kafka(on.bus),
+		Connect:        connect(on.databaseURL, "processor "+p.owner),
+		Topics:         p.topics,
+		Partitions:     p.cfg.KafkaPartitions,
+		GroupID:        p.cfg.KafkaTopicPrefix + "-processor",
+		Owner:          p.owner,
+		Limits:         limits(p.cfg),
+		Deadline:       p.cfg.IngestDeadline,
+		Skew:           p.cfg.ClockSkew,
+		Workers:        p.cfg.Workers,
+		MaxBatch:       p.cfg.BatchMax,
+		SessionTimeout: p.cfg.KafkaSessionTimeout,
+		Log:            p.log.With("role", "processor"),
+		Registerer:     p.registry,
+		Clock:          time.Now,
+	})
+	if err != nil {
+		return err
+	}
+	p.group.Add(service.Member{Name: "processor", Phase: service.Work, Run: proc.Run})
+	return nil
+}
+
+func limits(cfg config.Config) partner.Limits {
+	limits := partner.DefaultLimits()
+	limits.RequestTTL = cfg.RequestTTL
+	limits.RestoreWindow = cfg.RestoreWindow
+	limits.MessageMaxLen = cfg.MessageMaxLength
+	return limits
+}

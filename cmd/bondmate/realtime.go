@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bondmate/backend/pkg/bus"
+	"github.com/bondmate/backend/pkg/config"
+	"github.com/bondmate/backend/pkg/identity"
+	"github.com/bondmate/backend/pkg/service"
+	"github.com/bondmate/backend/realtime"
+)
+
+// drainWithin is for closing the sockets of a stopping gateway.
+const drainWithin = 6 * time.Second
+
+func realtimeCommand(term terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "realtime",
+		Short: "Serve WebSockets: events to phones",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runRole(cmd.Context(), term, config.Realtime, func(ctx context.Context, p *process, on servers) (string, error) {
+				keys, err := p.loadKeys()
+				if err != nil {
+					return "", err
+				}
+				handler, err := p.addRealtime(on, keys, p.addEventTail(on))
+				if err != nil {
+					return "", err
+				}
+				return p.addHTTP(ctx, handler)
+			})
+		},
+	}
+}
+
+// The claims that tokens of this installation carry.
+const (
+	tokenIssuer   = "bondmate"
+	tokenAudience = "bondmate-api"
+)
+
+// loadKeys loads the keys that sign access tokens, or makes some in DATA_DIR.
+func (p *process) loadKeys() (*identity.Keys, error) {
+	if p.cfg.JWTPrivateKeyFile != "" {
+		return identity.LoadKeys(p.cfg.JWTPrivateKeyFile)
+	}
+	return identity.LoadOrCreateDevelopmentKeys(p.cfg.DataDir)
+}
+
+// addEventTail follows the events topic once for all roles of this process.
+func (p *process) addEventTail(on servers) *bus.EventTail {
+	tail := bus.NewEventTail(on.bus, p.topics.Events, p.cfg.KafkaPartitions, p.registry)
+	p.group.Add(service.Member{Name: "event tail", Phase: service.Support, Run: tail.Run})
+	p.ready.Add("event tail", service.Closed(tail.Ready()))
+	return tail
+}
+
+// addRealtime returns the handler of GET /api/realtime.
+func (p *process) addRealtime(on servers, keys *identity.Keys, tail *bus.EventTail) (http.Handler, error) {
+	verifier, err := newVerifier(keys)
+	if err != nil {
+		return nil, err
+	}
+	gateway, err := realtime.New(realtime.Config{
+		Pool:       on.pool,
+		Verifier:   verifier,
+		Events:     tail,
+		Log:        p.log.With("role", "realtime"),
+		Registerer: p.registry,
+		Clock:      time.Now,
+		Origins:    p.cfg.CORSOrigins,
+		SameOrigin: p.cfg.Env != config.Production,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.group.Add(service.Member{Name: "realtime", Phase: service.Delivery, Run: func(ctx context.Context) error {
+		return runGateway(ctx, gateway)
+	}})
+	return gateway.Handler(), nil
+}
+
+// runGateway runs the gateway until ctx ends, and then until its sockets are closed.
+func runGateway(ctx context.Context, gateway *realtime.Gateway) error {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- gateway.Run(running) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	draining, cancel := context.WithTimeout(running, drainWithin)
+	defer cancel()
+	drained := gateway.Drain(draining)
+	stop()
+	if err := <-ended; err != nil {
+		return err
+	}
+	return drained
+}
+
+func newVerifier(keys *identity.Keys) (*identity.Verifier, error) {
+	return identity.NewVerifier(identity.VerifierConfig{Keys: keys, Issuer: tokenIssuer, Audience: tokenAudience, Clock: time.Now})
+}
+
+// addHTTP serves the public port and returns where this machine reaches it.
+func (p *process) addHTTP(ctx context.Context, handler http.Handler) (string, error) {
+	server, err := service.Listen(ctx, net.JoinHostPort("", strconv.Itoa(p.cfg.Port)), handler, p.log)
+	if err != nil {
+		return "", fmt.Errorf("HTTP server (PORT): %w", err)
+	}
+	p.onClose(func() { _ = server.Close() }) // closed already once it has run
+	p.group.Add(service.Member{Name: "http server", Phase: service.Intake, Run: server.Run})
+	return loopbackURL(server.Addr()), nil
+}

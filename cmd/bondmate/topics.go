@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bondmate/backend/pkg/bus"
+	"github.com/bondmate/backend/pkg/config"
+	"github.com/bondmate/backend/pkg/contract"
+)
+
+const topicsWithin = time.Minute
+
+func topicsCommand(term terminal) *cobra.Command {
+	topics := &cobra.Command{
+		Use:   "topics",
+		Short: "Compare the topics at KAFKA_BROKERS with what the guarantees need, or set them up",
+	}
+	topics.AddCommand(
+		&cobra.Command{
+			Use:   "plan",
+			Short: "Print what apply would change; change nothing",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return withBus(cmd.Context(), term, func(ctx context.Context, client *bus.Client, cfg config.Config) error {
+					return planTopics(ctx, client, cfg, term)
+				})
+			},
+		},
+		&cobra.Command{
+			Use:   "apply",
+			Short: "Create what is missing and correct settings; never a partition count",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return withBus(cmd.Context(), term, func(ctx context.Context, client *bus.Client, cfg config.Config) error {
+					if err := planTopics(ctx, client, cfg, term); err != nil {
+						return err
+					}
+					return client.EnsureTopics(ctx, topicSpecs(cfg))
+				})
+			},
+		},
+	)
+	return topics
+}
+
+func planTopics(ctx context.Context, client *bus.Client, cfg config.Config, term terminal) error {
+	differences, err := client.PlanTopics(ctx, topicSpecs(cfg))
+	if err != nil {
+		return err
+	}
+	if len(differences) == 0 {
+		_, err = fmt.Fprintln(term.stdout, "topics are as they should be")
+		return err
+	}
+	for _, d := range differences {
+		if _, err := fmt.Fprintln(term.stdout, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// topicSpecs is the contract's topics with what depends on the size of the cluster: with
+// three replicas a write needs two, so that it survives the loss of one.
+func topicSpecs(cfg config.Config) []contract.Spec {
+	specs := contract.NewTopics(cfg.KafkaTopicPrefix).Specs(cfg.KafkaPartitions)
+	if cfg.KafkaReplication >= 3 {
+		for _, spec := range specs {
+			spec.Configs["min.insync.replicas"] = "2"
+			spec.Configs["unclean.leader.election.enable"] = "false"
+		}
+	}
+	return specs
+}
+
+func withBus(ctx context.Context, term terminal, do func(context.Context, *bus.Client, config.Config) error) error {
+	cfg, err := term.load()
+	if err != nil {
+		return err
+	}
+	if len(cfg.KafkaBrokers) == 0 {
+		return &config.Fault{Variable: "KAFKA_BROKERS", Problem: "is needed; all sets up its own broker"}
+	}
+	log, err := newLogger(cfg, term)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, topicsWithin)
+	defer cancel()
+	client := newBus(cfg, cfg.KafkaBrokers, log)
+	defer client.Close()
+	if err := awaitBroker(ctx, client); err != nil {
+		return err
+	}
+	return do(ctx, client, cfg)
+}
+
+func newBus(cfg config.Config, brokers []string, log *slog.Logger) *bus.Client {
+	return bus.New(bus.Config{Brokers: brokers, ClientID: "bondmate", Replication: cfg.KafkaReplication}, log)
+}
+
+// awaitBroker waits for a cluster that is starting up, until ctx ends.
+func awaitBroker(ctx context.Context, client *bus.Client) error {
+	for {
+		err := client.Ping(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("reach Kafka: %w", err), ctx.Err())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
