@@ -57,8 +57,10 @@ func (p *process) addNotifier(ctx context.Context, on servers, to push) error {
 		return err
 	}
 	p.onClose(provider.Close)
+	admitted := newJoined()
+	p.ready.Add("notifier", service.Closed(admitted.ready))
 	n, err := notifier.New(notifier.Config{
-		Bus:        on.bus,
+		Bus:        notifierBus{on.bus, admitted},
 		Group:      bus.GroupConfig{ID: p.cfg.KafkaTopicPrefix + "-notifier", Topic: p.topics.Events, SessionTimeout: p.cfg.KafkaSessionTimeout},
 		Pool:       on.pool,
 		Provider:   provider,

@@ -26,8 +26,10 @@ func processorCommand(term terminal) *cobra.Command {
 }
 
 func (p *process) addProcessor(on servers) error {
+	admitted := newJoined()
+	p.ready.Add("processor", service.Closed(admitted.ready))
 	proc, err := processor.New(processor.Config{
-		Bus:            processor.Kafka(on.bus),
+		Bus:            processorBus{processor.Kafka(on.bus), admitted},
 		Connect:        connect(on.databaseURL, "processor "+p.owner),
 		Topics:         p.topics,
 		Partitions:     p.cfg.KafkaPartitions,
