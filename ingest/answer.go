@@ -1,0 +1,145 @@
+package ingest
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/pkg/fault"
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// maxWait is the longest wait for an outcome; a longer wish is cut to it.
+const maxWait = 10 * time.Second
+
+// preferredWait reads wait=N from a Prefer header (RFC 7240). A preference that is not
+// understood is ignored, as the RFC says.
+func preferredWait(prefer *string) time.Duration {
+	if prefer == nil {
+		return 0
+	}
+	for part := range strings.SplitSeq(*prefer, ",") {
+		part, _, _ = strings.Cut(part, ";")
+		name, value, _ := strings.Cut(part, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "wait") {
+			continue
+		}
+		seconds, err := strconv.ParseUint(strings.Trim(strings.TrimSpace(value), `"`), 10, 31)
+		if err != nil {
+			return 0
+		}
+		return min(time.Duration(seconds)*time.Second, maxWait)
+	}
+	return 0
+}
+
+// commandAnswer is the 200 or 202 of any command; the operations share their shapes.
+type commandAnswer struct {
+	status  int
+	headers http.Header
+	body    any
+}
+
+func (a commandAnswer) write(w http.ResponseWriter) error {
+	body, err := json.Marshal(a.body)
+	if err != nil {
+		return err
+	}
+	header := w.Header()
+	for name, values := range a.headers {
+		header[name] = values
+	}
+	header.Set("Content-Type", "application/json")
+	w.WriteHeader(a.status)
+	_, _ = w.Write(append(body, '\n')) // the caller left: nothing to tell
+	return nil
+}
+
+// VisitSendRequestResponse implements the generated response interface, as do the rest.
+func (a commandAnswer) VisitSendRequestResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitAcceptRequestResponse implements api.AcceptRequestResponseObject.
+func (a commandAnswer) VisitAcceptRequestResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitRejectRequestResponse implements api.RejectRequestResponseObject.
+func (a commandAnswer) VisitRejectRequestResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitCancelRequestResponse implements api.CancelRequestResponseObject.
+func (a commandAnswer) VisitCancelRequestResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitRemoveResponse implements api.RemoveResponseObject.
+func (a commandAnswer) VisitRemoveResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitRemoveByDeleteResponse implements api.RemoveByDeleteResponseObject.
+func (a commandAnswer) VisitRemoveByDeleteResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// answerTo turns a verdict into the answer, or into the problem of a rejection.
+func answerTo(in *intent, v verdict) (commandAnswer, error) {
+	headers := answerHeaders(in, v.replayed)
+	out := v.outcome
+	if out == nil {
+		body := api.AcceptedCommand{CommandId: in.id, Status: api.AcceptedCommandStatusAccepted}
+		if in.kind == partner.Send {
+			requestID := partner.RequestIDOf(in.id)
+			body.RequestId = &requestID
+		}
+		return commandAnswer{status: http.StatusAccepted, headers: headers, body: body}, nil
+	}
+	if !out.applied() {
+		return commandAnswer{}, &rejection{fault: rejectedAs(out.code()), commandID: in.id, headers: headers}
+	}
+	body := api.AppliedCommand{
+		CommandId: in.id, Status: api.AppliedCommandStatusApplied, Result: out.result(), Seq: out.Seq,
+	}
+	var named struct {
+		RequestID *uuid.UUID `json:"requestId"`
+	}
+	if err := json.Unmarshal(body.Result, &named); err == nil {
+		body.RequestId = named.RequestID
+	}
+	return commandAnswer{status: http.StatusOK, headers: headers, body: body}, nil
+}
+
+func answerHeaders(in *intent, replayed bool) http.Header {
+	h := http.Header{"Location": {"/api/commands/" + in.id.String()}}
+	if in.wait > 0 {
+		h.Set("Preference-Applied", "wait="+strconv.Itoa(int(in.wait.Seconds())))
+	}
+	if replayed {
+		h.Set("Idempotency-Replayed", "true")
+	}
+	return h
+}
+
+// rejectionDetails says for people what the core's codes mean.
+var rejectionDetails = map[partner.Code]string{
+	partner.CodeSelfRequest:       "One cannot ask oneself.",
+	partner.CodeUserNotFound:      "There is no such user.",
+	partner.CodeAlreadyPartners:   "You are partners already.",
+	partner.CodeRequestPending:    "You have already asked; the request is pending.",
+	partner.CodeNoVacantSlot:      "You have no vacant place for another partner.",
+	partner.CodeTargetUnavailable: "The other one cannot be asked now.",
+	partner.CodeNotFound:          "There is no such request.",
+	partner.CodeNotPending:        "The request is not pending any more.",
+	partner.CodeNotCurrent:        "The partnership is not current.",
+	partner.CodeAccountDeleting:   "The account is being deleted.",
+	partner.CodeStale:             "The command came too late to be carried out; send it again.",
+}
+
+// rejectedAs is the fault of a rejected command: 404 for what is not there, 409 otherwise.
+func rejectedAs(code string) *fault.Error {
+	kind := fault.Conflict
+	if c := partner.Code(code); c == partner.CodeNotFound || c == partner.CodeUserNotFound {
+		kind = fault.NotFound
+	}
+	detail, ok := rejectionDetails[partner.Code(code)]
+	if !ok {
+		detail = "The command was rejected."
+	}
+	return fault.New(kind, code, detail)
+}

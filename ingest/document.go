@@ -1,0 +1,140 @@
+package ingest
+
+import (
+	_ "embed"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/google/uuid"
+	"github.com/gorilla/mux"
+)
+
+// openAPI is the contract and the source of the generated server.
+//
+//go:embed openapi.yaml
+var openAPI []byte
+
+// document is the OpenAPI document made ready for requests: the operation of each route,
+// found by the route that the router matched, so nothing is matched twice.
+type document struct {
+	spec       *openapi3.T
+	operations map[*mux.Route]*operation
+	// byName is the same by method and template, for routes that are made once more.
+	byName map[string]*operation
+}
+
+// operation is one method of one path, with what it demands of a request.
+type operation struct {
+	method        string
+	template      string
+	authenticated bool
+	parameters    []*openapi3.Parameter
+	body          *openapi3.Schema // nil when none is read
+	bodyRequired  bool
+	route         *routers.Route
+	options       *openapi3filter.Options
+	visit         []openapi3.SchemaValidationOption
+}
+
+// loadDocument reads and checks the embedded document.
+func loadDocument() (*document, error) {
+	spec, err := openapi3.NewLoader().LoadFromData(openAPI)
+	if err != nil {
+		return nil, fmt.Errorf("read OpenAPI document: %w", err)
+	}
+	formats := []openapi3.SchemaValidationOption{
+		openapi3.WithStringFormatValidator("uuid", openapi3.NewCallbackValidator(checkUUID)),
+		openapi3.WithStringFormatValidator("date", openapi3.NewCallbackValidator(checkDate)),
+	}
+	visit := append([]openapi3.SchemaValidationOption{
+		openapi3.MultiErrors(), openapi3.VisitAsRequest(), openapi3.DisableSchemaErrorDetails(),
+	}, formats...)
+	options := &openapi3filter.Options{
+		MultiError: true, SkipSettingDefaults: true, SchemaValidationOptions: formats,
+	}
+	d := &document{spec: spec, operations: map[*mux.Route]*operation{}, byName: map[string]*operation{}}
+	for template, item := range spec.Paths.Map() {
+		for method, o := range item.Operations() {
+			security := spec.Security
+			if o.Security != nil {
+				security = *o.Security
+			}
+			op := &operation{
+				method: method, template: template, authenticated: len(security) > 0,
+				route:   &routers.Route{Spec: spec, Path: template, PathItem: item, Method: method, Operation: o},
+				options: options, visit: visit,
+			}
+			for _, p := range append(append(openapi3.Parameters{}, item.Parameters...), o.Parameters...) {
+				op.parameters = append(op.parameters, p.Value)
+			}
+			if o.RequestBody != nil {
+				op.bodyRequired = o.RequestBody.Value.Required
+				op.body = o.RequestBody.Value.Content.Get("application/json").Schema.Value
+			}
+			d.byName[method+" "+template] = op
+		}
+	}
+	return d, nil
+}
+
+// bind finds the operation of every route of the router.
+func (d *document) bind(router *mux.Router) error {
+	return router.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		template, err := route.GetPathTemplate()
+		if err != nil {
+			return err
+		}
+		methods, err := route.GetMethods()
+		if err != nil {
+			return fmt.Errorf("route %s: %w", template, err)
+		}
+		for _, method := range methods {
+			op, ok := d.byName[method+" "+template]
+			if !ok {
+				return fmt.Errorf("route %s %s is not in the document", method, template)
+			}
+			d.operations[route] = op
+		}
+		return nil
+	})
+}
+
+func (d *document) operationOf(r *http.Request) *operation {
+	return d.operations[mux.CurrentRoute(r)]
+}
+
+// checkUUID accepts the one text form of a UUID, of any version.
+func checkUUID(s string) error {
+	if len(s) != 36 {
+		return fmt.Errorf("not a UUID")
+	}
+	if err := uuid.Validate(s); err != nil {
+		return fmt.Errorf("not a UUID")
+	}
+	return nil
+}
+
+func checkDate(s string) error {
+	if _, err := time.Parse(time.DateOnly, s); err != nil {
+		return fmt.Errorf("not a date")
+	}
+	return nil
+}
+
+// allowed returns the methods that the path of a refused request has.
+func (d *document) allowed(r *http.Request, router *mux.Router) []string {
+	var methods []string
+	probe := r.Clone(r.Context())
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		probe.Method = method
+		var match mux.RouteMatch
+		if router.Match(probe, &match) && match.MatchErr == nil && d.operations[match.Route] != nil {
+			methods = append(methods, method)
+		}
+	}
+	return methods
+}

@@ -1,0 +1,202 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/bondmate/backend/pkg/fault"
+	"github.com/bondmate/backend/pkg/identity"
+)
+
+// exchange is one request with its answer, as the middlewares and handlers come to know
+// it. It belongs to the request's goroutine.
+type exchange struct {
+	id      string // X-Request-Id
+	route   string // template; "unmatched" until the router has found one
+	arrived time.Time
+	request *http.Request
+	caller  identity.Identity // zero on public routes
+	body    any               // the decoded and validated body, nil when none came
+	code    string            // of the problem that was answered
+	cause   error             // the error behind it
+}
+
+type exchangeKey struct{}
+
+// exchangeOf returns the request's exchange. Every handler runs inside one.
+func exchangeOf(ctx context.Context) *exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	return x
+}
+
+const maxRequestID = 128
+
+// observed is the outermost middleware: it gives the request its id and deadline-free
+// context, recovers, counts and logs.
+func (s *Server) observed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := &exchange{id: requestID(r), route: "unmatched", arrived: time.Now()}
+		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+		x.request = r
+		header := w.Header()
+		header.Set("X-Request-Id", x.id)
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Cache-Control", "no-store")
+		rec := &statusRecorder{ResponseWriter: w}
+		s.metrics.inFlight.Inc()
+		defer func() {
+			if p := recover(); p != nil {
+				s.recovered(rec, r, p)
+			}
+			s.metrics.inFlight.Dec()
+			took := time.Since(x.arrived)
+			s.metrics.observe(r, x, rec.code(), took)
+			s.logAccess(r, x, rec.code(), took)
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}
+
+func (s *Server) recovered(rec *statusRecorder, r *http.Request, p any) {
+	s.metrics.panics.Inc()
+	err := fmt.Errorf("panic: %v", p)
+	s.log.ErrorContext(r.Context(), "handler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	if rec.status == 0 {
+		s.writeProblem(rec, r, err)
+	}
+}
+
+// logAccess writes the access log: no query, no body, no token, no address.
+func (s *Server) logAccess(r *http.Request, x *exchange, status int, took time.Duration) {
+	level := slog.LevelInfo
+	attrs := []slog.Attr{
+		slog.String("requestId", x.id),
+		slog.String("method", r.Method),
+		slog.String("route", x.route),
+		slog.Int("status", status),
+		slog.Duration("took", took),
+	}
+	if x.caller.UserID != uuid.Nil {
+		attrs = append(attrs, slog.String("userId", x.caller.UserID.String()))
+	}
+	if x.code != "" {
+		attrs = append(attrs, slog.String("code", x.code))
+	}
+	if status >= http.StatusInternalServerError && x.cause != nil {
+		level = slog.LevelError
+		if fault.KindOf(x.cause) == fault.Unavailable {
+			level = slog.LevelWarn
+		}
+		attrs = append(attrs, slog.Any("error", x.cause))
+	}
+	s.log.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// requestID takes the caller's id when it is harmless to repeat and to log.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	if id == "" || len(id) > maxRequestID {
+		return uuid.NewString()
+	}
+	for i := range len(id) {
+		if c := id[i]; c <= ' ' || c > '~' {
+			return uuid.NewString()
+		}
+	}
+	return id
+}
+
+// statusRecorder remembers the status. Sockets are served outside of it.
+type statusRecorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusRecorder) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusRecorder) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *statusRecorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *statusRecorder) code() int {
+	if w.status == 0 {
+		return http.StatusOK
+	}
+	return w.status
+}
+
+// matched runs on every route of the document: it names the route, bounds the time,
+// authenticates and validates.
+//
+// The context that handlers get does not end when the client leaves: a query that is cut
+// costs its connection, and a command half written leaves its caller in the dark. Calls
+// that wait look at the request's own context.
+func (s *Server) matched(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := exchangeOf(r.Context())
+		op := s.document.operationOf(r)
+		if op == nil {
+			s.writeProblem(w, r, errors.New("route is not in the document"))
+			return
+		}
+		x.route = op.template
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), handlerTimeout)
+		defer cancel()
+		r = r.WithContext(ctx)
+		if op.authenticated {
+			caller, err := s.authenticate(r)
+			if err != nil {
+				s.writeProblem(w, r, err)
+				return
+			}
+			x.caller = caller
+		}
+		r, err := op.validate(w, r)
+		if err != nil {
+			s.writeProblem(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// authenticate returns who calls. The session is asked for apart from the token: it can
+// end before the token does.
+func (s *Server) authenticate(r *http.Request) (identity.Identity, error) {
+	const scheme = "Bearer "
+	header := r.Header.Get("Authorization")
+	if len(header) <= len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
+		return identity.Identity{}, fault.New(fault.Unauthenticated, "unauthenticated", "An access token is needed.")
+	}
+	caller, err := s.verifier.Verify(r.Context(), header[len(scheme):])
+	if err != nil {
+		return identity.Identity{}, err
+	}
+	active, err := s.accounts.IsSessionActive(r.Context(), caller.SessionID)
+	if err != nil {
+		return identity.Identity{}, fmt.Errorf("check session: %w", err)
+	}
+	if !active {
+		return identity.Identity{}, fault.New(fault.Unauthenticated, "unauthenticated", "The session has ended.")
+	}
+	return caller, nil
+}

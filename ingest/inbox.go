@@ -1,0 +1,98 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/pkg/fault"
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// The epoch, the head, the oldest sequence kept and the highest acknowledged one.
+const selectInboxState = `
+SELECT e.epoch,
+    COALESCE((SELECT last_seq FROM user_streams WHERE user_id = $1), 0),
+    COALESCE((SELECT seq FROM inbox WHERE user_id = $1 ORDER BY seq LIMIT 1), 0),
+    COALESCE((SELECT max(seq) FROM acks WHERE user_id = $1), 0)
+FROM stream_epoch e`
+
+type inboxState struct {
+	epoch              string
+	last, oldest, read int64
+}
+
+// unread counts the events after the highest sequence that any session acknowledged.
+func (s inboxState) unread() int64 { return max(0, s.last-s.read) }
+
+func loadInboxState(ctx context.Context, q querier, user uuid.UUID) (inboxState, error) {
+	var s inboxState
+	if err := q.QueryRow(ctx, selectInboxState, user).Scan(&s.epoch, &s.last, &s.oldest, &s.read); err != nil {
+		return s, fmt.Errorf("load inbox state of %s: %w", user, err)
+	}
+	return s, nil
+}
+
+const selectInbox = `
+SELECT i.seq, e.id, e.type, e.applied_at, e.data
+FROM inbox i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
+WHERE i.user_id = $1 AND i.seq > $2
+ORDER BY i.seq LIMIT $3`
+
+// ListNotifications implements GET /api/notifications (G5): what it answers follows after
+// without a gap, or it answers resync.
+func (s *Server) ListNotifications(ctx context.Context, req api.ListNotificationsRequestObject) (api.ListNotificationsResponseObject, error) {
+	user := exchangeOf(ctx).caller.UserID
+	var after int64
+	if req.Params.After != nil {
+		after = *req.Params.After
+	}
+	limit := defaultPage
+	if req.Params.Limit != nil {
+		limit = *req.Params.Limit
+	}
+	var answer api.ListNotifications200JSONResponse
+	err := s.db.snapshot(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		state, err := loadInboxState(ctx, tx, user)
+		if err != nil {
+			return err
+		}
+		if other := req.Params.Epoch; other != nil && *other != state.epoch {
+			return resync("The history has another epoch.")
+		}
+		if after > state.last {
+			return resync("The history is shorter than that.")
+		}
+		if after < state.last && (state.oldest == 0 || after+1 < state.oldest) {
+			return resync("That part of the history is gone.")
+		}
+		events, err := collect(ctx, tx, scanNotification, selectInbox, user, after, limit)
+		if err != nil {
+			return fmt.Errorf("list inbox of %s: %w", user, err)
+		}
+		answer = api.ListNotifications200JSONResponse{
+			Events: events, LastSeq: state.last, Unread: state.unread(), Epoch: state.epoch,
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func scanNotification(row pgx.CollectableRow) (api.Notification, error) {
+	var n api.Notification
+	var kind int16
+	err := row.Scan(&n.Seq, &n.Id, &kind, &n.Time, (*[]byte)(&n.Data))
+	n.Time = n.Time.UTC()
+	n.Type = partner.EventType(kind).String() //nolint:gosec // written from a uint8
+	return n, err
+}
+
+func resync(detail string) error {
+	return fault.New(fault.Conflict, "resync", detail+" Call GET /api/sync and go on from its seq.")
+}

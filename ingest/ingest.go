@@ -1,0 +1,230 @@
+// Package ingest is the way in: HTTP calls become commands on Kafka, and reads are
+// answered from the primary.
+//
+// What it guarantees: a command answered 202 was acknowledged by the commands topic with
+// acks=all before the answer, so it has exactly one outcome (G1). It is written within
+// the deadline from its arrival or answered 503, after which it may still have been
+// written: the caller repeats with the same Idempotency-Key, and the processor drops
+// repeats by the command's id. With Kafka away commands fail fast behind a breaker and
+// reads go on; with Postgres away what needs it is 503 within seconds (G10).
+//
+// A call that waits for its outcome registers, looks, writes, waits for the event and
+// looks again, so no wake-up is lost. A look-up that misses an id proves nothing while
+// the command that makes it may be queued: it waits for the pipe first.
+//
+// The OpenAPI document (openapi.yaml) is the source of routes, models and validation.
+// Its generated half is in package api, who has an account in package accounts.
+//
+// A Server starts no goroutine until Run, which owns the look-up workers and the
+// subscription to events and returns when its context ends. The Handler may be served as
+// long as Run is running.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/gorilla/mux"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/cors"
+
+	"github.com/bondmate/backend/ingest/accounts"
+	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/fault"
+	"github.com/bondmate/backend/pkg/identity"
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// Publisher writes a record and returns once it is acknowledged. An error leaves open
+// whether it was written.
+type Publisher interface {
+	Produce(ctx context.Context, rec contract.Record) error
+}
+
+// Offsets tells the bounds of a topic's partitions.
+type Offsets interface {
+	Offsets(ctx context.Context, topic string) (start, end []int64, err error)
+}
+
+// Events is the tail of the events topic. Handlers must not block. Ready is closed once
+// the tail has its place on every partition.
+type Events interface {
+	Subscribe(handle func(contract.Event)) (cancel func())
+	Ready() <-chan struct{}
+}
+
+// Config is what a Server needs. All fields up to Clock are required.
+type Config struct {
+	Pool       *pgxpool.Pool
+	Publisher  Publisher
+	Offsets    Offsets
+	Events     Events
+	Topics     contract.Topics
+	Partitions int
+	Accounts   *accounts.Service
+	Verifier   *identity.Verifier
+	Keys       *identity.Keys // for the JWKS route
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+	Clock      func() time.Time
+
+	Limits partner.Limits // default partner.DefaultLimits()
+	// Deadline is how long after a call's arrival its command may still be written;
+	// default 2.5 s. The processor must be given the same.
+	Deadline time.Duration
+	// Origins is the CORS allow list; empty allows none.
+	Origins []string
+	// Ready says whether the process should get traffic; nil: as soon as Events is ready.
+	Ready func() bool
+	// Redis checks Redis for /health/detailed; nil: it is not used.
+	Redis func(ctx context.Context) error
+	// AsyncAPI is the document at /asyncapi.yaml; empty: no such route.
+	AsyncAPI []byte
+	// Realtime serves GET /api/realtime when this process has that role, too.
+	Realtime http.Handler
+	// Demo serves /demo and all below it, in development.
+	Demo http.Handler
+}
+
+// handlerTimeout is above the longest wait, its pipe-wait and a look.
+const handlerTimeout = 20 * time.Second
+
+// Server is the ingest role. It implements api.StrictServerInterface.
+type Server struct {
+	log       *slog.Logger
+	clock     func() time.Time
+	started   time.Time
+	limits    partner.Limits
+	accounts  *accounts.Service
+	verifier  *identity.Verifier
+	keys      *identity.Keys
+	events    Events
+	ready     func() bool
+	redis     func(ctx context.Context) error
+	db        *database
+	store     *store
+	outcomes  *outcomes
+	pipe      *pipe
+	publisher *guardedPublisher
+	commander *commander
+	metrics   *metrics
+	document  *document
+	handler   http.Handler
+}
+
+// New wires a Server. It opens nothing.
+func New(cfg Config) (*Server, error) {
+	if cfg.Pool == nil || cfg.Publisher == nil || cfg.Offsets == nil || cfg.Events == nil || cfg.Partitions <= 0 ||
+		cfg.Accounts == nil || cfg.Verifier == nil || cfg.Keys == nil || cfg.Log == nil || cfg.Registerer == nil || cfg.Clock == nil {
+		return nil, errors.New("ingest: a required field of the configuration is missing")
+	}
+	if cfg.Limits == (partner.Limits{}) {
+		cfg.Limits = partner.DefaultLimits()
+	}
+	if cfg.Deadline == 0 {
+		cfg.Deadline = defaultDeadline
+	}
+	document, err := loadDocument()
+	if err != nil {
+		return nil, err
+	}
+	db := &database{pool: cfg.Pool}
+	m := newMetrics(cfg.Registerer, func() float64 { return float64(db.waiting.Load()) })
+	s := &Server{
+		log: cfg.Log, clock: cfg.Clock, started: cfg.Clock(), limits: cfg.Limits,
+		accounts: cfg.Accounts, verifier: cfg.Verifier, keys: cfg.Keys,
+		events: cfg.Events, ready: cfg.Ready, redis: cfg.Redis,
+		db: db, store: &store{db: db}, outcomes: newOutcomes(db),
+		pipe:      newPipe(db, cfg.Offsets, cfg.Topics.Commands),
+		publisher: newGuardedPublisher(cfg.Publisher, m),
+		metrics:   m, document: document,
+	}
+	s.commander = &commander{
+		publisher: s.publisher, outcomes: s.outcomes, ledger: newLedger(),
+		pairs:  newRecent[uuid.UUID, partner.Pair](recentPairs),
+		topics: cfg.Topics, partitions: cfg.Partitions, deadline: cfg.Deadline,
+		clock: cfg.Clock, metrics: m, log: cfg.Log,
+	}
+	if s.handler, err = s.routes(cfg); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Handler returns the whole HTTP side.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Run answers look-ups and wakes waiting calls until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	cancel := s.events.Subscribe(s.outcomes.onEvent)
+	defer cancel()
+	s.outcomes.run(ctx)
+	return nil
+}
+
+func (s *Server) routes(cfg Config) (http.Handler, error) {
+	router := mux.NewRouter()
+	api.HandlerWithOptions(
+		api.NewStrictHandlerWithOptions(s, nil, api.StrictHTTPServerOptions{
+			RequestErrorHandlerFunc:  s.writeBindError,
+			ResponseErrorHandlerFunc: s.writeProblem,
+		}),
+		api.GorillaServerOptions{BaseRouter: router, ErrorHandlerFunc: s.writeBindError},
+	)
+	pages, err := s.pages(cfg)
+	if err != nil {
+		return nil, err
+	}
+	for path, page := range pages {
+		router.Handle(path, page).Methods(http.MethodGet)
+	}
+	if err := s.document.bind(router); err != nil {
+		return nil, fmt.Errorf("bind routes: %w", err)
+	}
+	router.Use(s.matched)
+	router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.writeProblem(w, r, notFound("There is nothing at this path."))
+	})
+	router.MethodNotAllowedHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", strings.Join(s.document.allowed(r, router), ", "))
+		s.writeProblem(w, r, fault.New(fault.Invalid, "method_not_allowed", "The path has other methods; see Allow."))
+	})
+	outer := allowOrigins(cfg.Origins, s.observed(router))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case cfg.Realtime != nil && r.URL.Path == "/api/realtime" && r.Method == http.MethodGet:
+			cfg.Realtime.ServeHTTP(w, r) // hijacks the connection, so nothing may stand between
+		case cfg.Demo != nil && (r.URL.Path == "/demo" || strings.HasPrefix(r.URL.Path, "/demo/")):
+			cfg.Demo.ServeHTTP(w, r)
+		default:
+			outer.ServeHTTP(w, r)
+		}
+	}), nil
+}
+
+// writeBindError answers what the generated code could not bind. Validation comes before
+// it, so this is a value that the document allows and Go's types do not.
+func (s *Server) writeBindError(w http.ResponseWriter, r *http.Request, err error) {
+	s.writeProblem(w, r, fault.Wrap(err, fault.Invalid, "invalid_request", "A value has the wrong form."))
+}
+
+func allowOrigins(origins []string, next http.Handler) http.Handler {
+	if len(origins) == 0 {
+		return next // rs/cors would take an empty list for all
+	}
+	return cors.New(cors.Options{
+		AllowedOrigins: origins,
+		AllowedMethods: []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
+		AllowedHeaders: []string{"Authorization", "Content-Type", "Prefer", "Idempotency-Key", "X-Request-Id", "X-App-Version", "traceparent"},
+		ExposedHeaders: []string{"Location", "Preference-Applied", "Idempotency-Replayed", "Retry-After", "X-Request-Id", "Allow"},
+		MaxAge:         int((24 * time.Hour).Seconds()),
+	}).Handler(next)
+}

@@ -1,0 +1,226 @@
+package ingest
+
+import (
+	"context"
+	"time"
+
+	"github.com/bondmate/backend/ingest/accounts"
+	"github.com/bondmate/backend/ingest/api"
+)
+
+// accountTimeout bounds a call into accounts, the wait for a pooled connection included:
+// with the database away the answer is a 503 within it.
+const accountTimeout = 3 * time.Second
+
+// Register implements POST /api/auth/register.
+func (s *Server) Register(ctx context.Context, req api.RegisterRequestObject) (api.RegisterResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	in := accounts.RegisterInput{
+		Email: req.Body.Email, Password: req.Body.Password, DisplayName: req.Body.DisplayName,
+		Device: deviceOf(req.Body.Device),
+	}
+	if req.Body.BirthDate != nil {
+		in.BirthDate = &req.Body.BirthDate.Time
+	}
+	result, err := s.accounts.Register(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return api.Register201JSONResponse(loginOf(result)), nil
+}
+
+// Login implements POST /api/auth/login.
+func (s *Server) Login(ctx context.Context, req api.LoginRequestObject) (api.LoginResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	result, err := s.accounts.Login(ctx, accounts.LoginInput{
+		Email: req.Body.Email, Password: req.Body.Password, Device: deviceOf(req.Body.Device),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return api.Login200JSONResponse(loginOf(result)), nil
+}
+
+// Refresh implements POST /api/auth/refresh.
+func (s *Server) Refresh(ctx context.Context, req api.RefreshRequestObject) (api.RefreshResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	result, err := s.accounts.Refresh(ctx, req.Body.RefreshToken)
+	if err != nil {
+		return nil, err
+	}
+	return api.Refresh200JSONResponse(loginOf(result)), nil
+}
+
+// Logout implements POST /api/auth/logout.
+func (s *Server) Logout(ctx context.Context, _ api.LogoutRequestObject) (api.LogoutResponseObject, error) {
+	caller := exchangeOf(ctx).caller
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	if err := s.accounts.Logout(ctx, caller.UserID, caller.SessionID); err != nil {
+		return nil, err
+	}
+	return api.Logout204Response{}, nil
+}
+
+// LogoutAll implements POST /api/auth/logout-all.
+func (s *Server) LogoutAll(ctx context.Context, _ api.LogoutAllRequestObject) (api.LogoutAllResponseObject, error) {
+	caller := exchangeOf(ctx).caller
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	if err := s.accounts.LogoutAll(ctx, caller.UserID); err != nil {
+		return nil, err
+	}
+	return api.LogoutAll204Response{}, nil
+}
+
+// ChangePassword implements POST /api/auth/password.
+func (s *Server) ChangePassword(ctx context.Context, req api.ChangePasswordRequestObject) (api.ChangePasswordResponseObject, error) {
+	caller := exchangeOf(ctx).caller
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	if err := s.accounts.ChangePassword(ctx, caller.UserID, caller.SessionID, req.Body.Current, req.Body.Next); err != nil {
+		return nil, err
+	}
+	return api.ChangePassword204Response{}, nil
+}
+
+// ListSessions implements GET /api/auth/sessions.
+func (s *Server) ListSessions(ctx context.Context, _ api.ListSessionsRequestObject) (api.ListSessionsResponseObject, error) {
+	caller := exchangeOf(ctx).caller
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	list, err := s.accounts.Sessions(ctx, caller.UserID, caller.SessionID)
+	if err != nil {
+		return nil, err
+	}
+	answer := api.ListSessions200JSONResponse{Sessions: make([]api.Session, len(list))}
+	for i, session := range list {
+		answer.Sessions[i] = api.Session{
+			Id: session.ID, CreatedAt: session.CreatedAt.UTC(), LastUsedAt: session.LastUsedAt.UTC(), Current: session.Current,
+		}
+		if d := session.Device; d != nil {
+			answer.Sessions[i].Device = &api.SessionDevice{
+				Name: optional(d.Name), Platform: optional(d.Platform), Model: optional(d.Model),
+				OsVersion: optional(d.OSVersion), AppVersion: optional(d.AppVersion),
+			}
+		}
+	}
+	return answer, nil
+}
+
+// EndSession implements DELETE /api/auth/sessions/{id}.
+func (s *Server) EndSession(ctx context.Context, req api.EndSessionRequestObject) (api.EndSessionResponseObject, error) {
+	caller := exchangeOf(ctx).caller
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	if err := s.accounts.RevokeSession(ctx, caller.UserID, req.Id); err != nil {
+		return nil, err
+	}
+	return api.EndSession204Response{}, nil
+}
+
+// Jwks implements GET /.well-known/jwks.json.
+func (s *Server) Jwks(context.Context, api.JwksRequestObject) (api.JwksResponseObject, error) {
+	keys := s.keys.JWKS().Keys
+	answer := api.Jwks200JSONResponse{Keys: make([]api.Key, len(keys))}
+	for i, k := range keys {
+		answer.Keys[i] = api.Key{Kty: k.KeyType, Use: k.Use, Alg: k.Algorithm, Kid: k.ID, N: k.Modulus, E: k.Exponent}
+	}
+	return answer, nil
+}
+
+// RegisterDevice implements POST /api/devices.
+func (s *Server) RegisterDevice(ctx context.Context, req api.RegisterDeviceRequestObject) (api.RegisterDeviceResponseObject, error) {
+	caller := exchangeOf(ctx).caller
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	in := accounts.DeviceInput{Kind: string(req.Body.Kind), Token: req.Body.Token, Platform: req.Body.Platform}
+	if req.Body.AppVersion != nil {
+		in.AppVersion = *req.Body.AppVersion
+	}
+	device, err := s.accounts.RegisterDevice(ctx, caller.UserID, caller.SessionID, in)
+	if err != nil {
+		return nil, err
+	}
+	return api.RegisterDevice201JSONResponse(pushDeviceOf(device)), nil
+}
+
+// ListDevices implements GET /api/devices.
+func (s *Server) ListDevices(ctx context.Context, _ api.ListDevicesRequestObject) (api.ListDevicesResponseObject, error) {
+	caller := exchangeOf(ctx).caller
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	list, err := s.accounts.Devices(ctx, caller.UserID)
+	if err != nil {
+		return nil, err
+	}
+	answer := api.ListDevices200JSONResponse{Devices: make([]api.Device, len(list))}
+	for i, device := range list {
+		answer.Devices[i] = pushDeviceOf(device)
+	}
+	return answer, nil
+}
+
+// DeleteDevice implements DELETE /api/devices/{id}.
+func (s *Server) DeleteDevice(ctx context.Context, req api.DeleteDeviceRequestObject) (api.DeleteDeviceResponseObject, error) {
+	caller := exchangeOf(ctx).caller
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	if err := s.accounts.DeleteDevice(ctx, caller.UserID, req.Id); err != nil {
+		return nil, err
+	}
+	return api.DeleteDevice204Response{}, nil
+}
+
+// CreateTicket implements POST /api/realtime/ticket.
+func (s *Server) CreateTicket(ctx context.Context, _ api.CreateTicketRequestObject) (api.CreateTicketResponseObject, error) {
+	caller := exchangeOf(ctx).caller
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	ticket, err := s.accounts.CreateTicket(ctx, caller.UserID, caller.SessionID)
+	if err != nil {
+		return nil, err
+	}
+	return api.CreateTicket200JSONResponse{Ticket: ticket.Ticket, ExpiresAt: ticket.ExpiresAt.UTC()}, nil
+}
+
+func loginOf(r accounts.AuthResult) api.Login {
+	return api.Login{
+		User:        api.Account{Id: r.User.ID, DisplayName: r.User.DisplayName, PartnerCode: optional(r.User.PartnerCode)},
+		AccessToken: r.AccessToken, ExpiresAt: r.ExpiresAt.UTC(), RefreshToken: r.RefreshToken,
+	}
+}
+
+func pushDeviceOf(d accounts.PushDevice) api.Device {
+	return api.Device{
+		Id: d.ID, Kind: d.Kind, Platform: d.Platform, AppVersion: optional(d.AppVersion),
+		CreatedAt: d.CreatedAt.UTC(), UpdatedAt: d.UpdatedAt.UTC(),
+	}
+}
+
+func deviceOf(d *api.SessionDevice) *accounts.Device {
+	if d == nil {
+		return nil
+	}
+	text := func(s *string) string {
+		if s == nil {
+			return ""
+		}
+		return *s
+	}
+	return &accounts.Device{
+		Name: text(d.Name), Platform: text(d.Platform), Model: text(d.Model),
+		OSVersion: text(d.OsVersion), AppVersion: text(d.AppVersion),
+	}
+}
+
+// optional leaves an empty text out of an answer.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}

@@ -1,0 +1,145 @@
+package ingest
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// store reads what the processor wrote. Everything comes from the primary: a client that
+// has seen an event must find its effect.
+type store struct {
+	db *database
+}
+
+// querier is a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// query runs one statement on a pooled connection and collects its rows.
+func query[T any](ctx context.Context, db *database, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	var out []T
+	err := db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		var err error
+		out, err = collect(ctx, conn, scan, sql, args...)
+		return err
+	})
+	return out, err
+}
+
+func collect[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scan)
+}
+
+// utc is for times as they leave: pgx reads them in the machine's zone.
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}
+
+func scanPair(row pgx.CollectableRow) (partner.Pair, error) {
+	var a, b uuid.UUID
+	err := row.Scan(&a, &b)
+	return partner.PairOf(a, b), err
+}
+
+const selectRequestPair = `SELECT sender, target FROM requests WHERE id = $1`
+
+// requestPair returns the two parties of a request, and whether there is one.
+func (s *store) requestPair(ctx context.Context, id uuid.UUID) (partner.Pair, bool, error) {
+	pairs, err := query(ctx, s.db, scanPair, selectRequestPair, id)
+	if err != nil {
+		return partner.Pair{}, false, fmt.Errorf("load parties of request %s: %w", id, err)
+	}
+	if len(pairs) == 0 {
+		return partner.Pair{}, false, nil
+	}
+	return pairs[0], true, nil
+}
+
+const selectPartnershipPair = `SELECT low, high FROM partnerships WHERE id = $1 AND (low = $2 OR high = $2)`
+
+// partnershipPair returns the two of a partnership, in whatever state, of which member is
+// one; empty when there is none.
+func (s *store) partnershipPair(ctx context.Context, id, member uuid.UUID) ([]partner.Pair, error) {
+	pairs, err := query(ctx, s.db, scanPair, selectPartnershipPair, id, member)
+	if err != nil {
+		return nil, fmt.Errorf("load members of partnership %s: %w", id, err)
+	}
+	return pairs, nil
+}
+
+const selectActivePairs = `
+SELECT p.low, p.high
+FROM partnership_members m JOIN partnerships p ON p.id = m.partnership_id
+WHERE m.user_id = $1 AND m.active
+LIMIT 2`
+
+// activePairs returns the pairs of a user's active partnerships, two at most: more than
+// one is all that the caller asks.
+func (s *store) activePairs(ctx context.Context, user uuid.UUID) ([]partner.Pair, error) {
+	pairs, err := query(ctx, s.db, scanPair, selectActivePairs, user)
+	if err != nil {
+		return nil, fmt.Errorf("load partners of %s: %w", user, err)
+	}
+	return pairs, nil
+}
+
+const (
+	defaultPage = 50
+	cursorBytes = 8 + 16
+)
+
+// page says which part of a list is wanted: rows after a place, the newest first. The
+// place is a time with an id to tell equals apart.
+type page struct {
+	at    time.Time // exclusive together with id
+	id    uuid.UUID
+	limit int
+}
+
+// pageOf reads the parameters of a list. The first page starts after the end of time.
+func pageOf(cursor *string, limit *int) (page, error) {
+	p := page{at: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), limit: defaultPage}
+	if limit != nil {
+		p.limit = *limit
+	}
+	if cursor == nil || *cursor == "" {
+		return p, nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(*cursor)
+	if err != nil || len(raw) != cursorBytes {
+		return page{}, invalid("cursor", "wrong_format", "The cursor is not one of this list.")
+	}
+	p.at = time.UnixMicro(int64(binary.BigEndian.Uint64(raw))).UTC() //nolint:gosec // any time is as good as another
+	p.id = uuid.UUID(raw[8:])
+	return p, nil
+}
+
+// next returns the cursor that follows a full page of n rows, fetched with one row more
+// than wanted; nil on the last page.
+func (p page) next(n int, last func() (time.Time, uuid.UUID)) *string {
+	if n <= p.limit {
+		return nil
+	}
+	at, id := last()
+	raw := binary.BigEndian.AppendUint64(make([]byte, 0, cursorBytes), uint64(at.UnixMicro())) //nolint:gosec // as above
+	cursor := base64.RawURLEncoding.EncodeToString(append(raw, id[:]...))
+	return &cursor
+}
