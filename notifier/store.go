@@ -301,7 +301,7 @@ SET status = CASE WHEN r.outcome = '' THEN 1 ELSE 3 END,
     attempts = r.attempts,
     due_at = r.due_at,
     error = nullif(r.error, ''),
-    settled_at = CASE WHEN r.outcome = '' THEN NULL ELSE $7 END
+    settled_at = CASE WHEN r.outcome = '' THEN NULL ELSE $7::timestamptz END
 FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[], $5::timestamptz[], $6::text[])
 	AS r (id, claim, outcome, attempts, due_at, error)
 WHERE p.id = r.id AND p.status = 2 AND p.attempts = r.claim`
