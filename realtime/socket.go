@@ -46,22 +46,21 @@ type socket struct {
 
 	// The place in the stream. Every event frame up to next-1 has been queued, none from
 	// next on; want is the highest sequence known to exist.
-	epoch   string
-	history int // counts resyncs
-	next    int64
-	want    int64
-	phase   phase
-	hurry   chan struct{}    // of a fill that waits for a gap to close by itself
-	look    bool             // read the inbox even when nothing is known to be missing
-	quiet   int64            // up to this sequence an event is a replay, which no latency is taken of
-	held    map[int64]*event // from the topic, beyond next; bounded by maxHeld
+	epoch string
+	next  int64
+	want  int64
+	phase phase
+	hurry chan struct{}    // of a fill that waits for a gap to close by itself
+	look  bool             // read the inbox even when nothing is known to be missing
+	quiet int64            // up to this sequence an event is a replay, which no latency is taken of
+	held  map[int64]*event // from the topic, beyond next; bounded by maxHeld
 
 	queue   []frame
 	queued  int // bytes
 	writing bool
 	room    chan struct{} // of a fill that waits for the queue to fall
 
-	sent    int64 // highest sequence written in this epoch
+	sent    int64 // highest sequence handed to the connection in this epoch
 	acked   int64 // highest acknowledged, clamped to sent
 	visible bool
 

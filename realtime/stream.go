@@ -96,7 +96,7 @@ func (s *socket) takeHeld() {
 
 // pushEvent queues an event of the topic whose turn it is. mu is held.
 func (s *socket) pushEvent(e *event) {
-	f := frame{kind: kindEvent, body: e.body, seq: e.seq, history: s.history, confirmed: e.applied, via: "topic"}
+	f := frame{kind: kindEvent, body: e.body, seq: e.seq, confirmed: e.applied, via: "topic"}
 	if e.seq > s.quiet {
 		f.applied = e.applied
 	}
@@ -339,7 +339,7 @@ func (s *socket) pushRows(p page) {
 		}
 		at := contract.Instant(r.AppliedAt)
 		f := frame{
-			kind: kindEvent, seq: r.Seq, history: s.history, confirmed: p.readAt, via: "inbox",
+			kind: kindEvent, seq: r.Seq, confirmed: p.readAt, via: "inbox",
 			body: eventFrame(r.Seq, eventTail(r.ID, r.Type.String(), at, r.Data)),
 		}
 		if r.Seq > s.quiet {
@@ -359,7 +359,6 @@ func (s *socket) resync(reason string, p page) {
 	if p.epoch != s.epoch {
 		s.held, s.want, s.sent, s.acked = nil, p.head, 0, 0
 	}
-	s.history++
 	s.epoch, s.next = p.epoch, p.head+1
 	s.sent, s.acked = min(s.sent, p.head), min(s.acked, p.head)
 	s.quiet = max(s.quiet, p.head)

@@ -26,7 +26,6 @@ type frame struct {
 	body []byte // shared between the sockets of a user: never changed
 
 	seq       int64     // of an event
-	history   int       // of an event: the socket's history that it belongs to
 	confirmed time.Time // of an event: when it was known that no cut applied
 	applied   time.Time // of an event whose latency is taken
 	via       string
@@ -104,6 +103,10 @@ func (s *socket) pop() (frame, bool) {
 		s.queue[0] = frame{}
 		s.queue = s.queue[1:]
 		s.queued = max(0, s.queued-f.size())
+		if f.kind == kindEvent {
+			// Now, not once it is written: the phone's acknowledgement can be faster.
+			s.sent = max(s.sent, f.seq)
+		}
 		if s.queued <= s.g.cfg.QueueBytes/4 {
 			s.signalRoom()
 		}
@@ -140,11 +143,6 @@ func (s *socket) written(f frame) {
 	if !f.applied.IsZero() {
 		s.g.m.delivered.WithLabelValues(f.via).Observe(seconds(s.g.cfg.Clock().Sub(f.applied)))
 	}
-	s.mu.Lock()
-	if f.history == s.history { // else a resync came meanwhile
-		s.sent = max(s.sent, f.seq)
-	}
-	s.mu.Unlock()
 }
 
 // writeFailed ends a socket that cannot be written to: the stream may have been cut
