@@ -142,7 +142,7 @@ func (w *world) scanStreams(rows pgx.Rows) error {
 		id  uuid.UUID
 		seq int64
 	)
-	_, err := pgx.ForEachRow(rows, []any{&id, &seq}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{raw(&id), &seq}, func() error {
 		w.streams[id] = seq
 		return nil
 	})
@@ -159,7 +159,7 @@ func (w *world) scanUsers(rows pgx.Rows) error {
 	for rows.Next() {
 		// Fresh slices for each row: the aggregates keep them.
 		slots, used, partnershipIDs = nil, nil, nil
-		if err := rows.Scan(&id, &status, &slots, &used, &partnershipIDs); err != nil {
+		if err := rows.Scan(raw(&id), &status, &slots, &used, &partnershipIDs); err != nil {
 			return err
 		}
 		u := partner.User{ID: id, Status: partner.UserStatus(status), Slots: slots} //nolint:gosec // written by us, 1 to 4
@@ -177,7 +177,7 @@ func (w *world) scanRequests(rows pgx.Rows) error {
 		status   int16
 		resolved pgtype.Timestamptz
 	)
-	dest := []any{&r.ID, &r.Sender, &r.Target, &r.Message, &r.Fresh, &status, &r.CreatedAt, &r.ExpiresAt, &resolved}
+	dest := []any{raw(&r.ID), raw(&r.Sender), raw(&r.Target), &r.Message, &r.Fresh, &status, &r.CreatedAt, &r.ExpiresAt, &resolved}
 	_, err := pgx.ForEachRow(rows, dest, func() error {
 		r.Status = partner.RequestStatus(status) //nolint:gosec // written by us, 1 to 6
 		r.CreatedAt, r.ExpiresAt, r.ResolvedAt = r.CreatedAt.UTC(), r.ExpiresAt.UTC(), instant(resolved)
@@ -195,7 +195,7 @@ func (w *world) scanPartnerships(rows pgx.Rows) error {
 		endedBy           uuid.NullUUID
 	)
 	dest := []any{
-		&p.ID, &p.Pair.Low, &p.Pair.High, &status, &p.LowSlot, &p.HighSlot, &p.StartedAt, &ended, &restorable,
+		raw(&p.ID), raw(&p.Pair.Low), raw(&p.Pair.High), &status, &p.LowSlot, &p.HighSlot, &p.StartedAt, &ended, &restorable,
 		&endedBy, &p.Reason, &p.Quiet, &p.RestoredCount, &p.Version,
 	}
 	_, err := pgx.ForEachRow(rows, dest, func() error {
@@ -217,7 +217,7 @@ func (w *world) scanCommands(rows pgx.Rows) error {
 		id          uuid.UUID
 		fingerprint []byte
 	)
-	_, err := pgx.ForEachRow(rows, []any{&id, &fingerprint}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{raw(&id), &fingerprint}, func() error {
 		w.commands[id] = string(fingerprint)
 		return nil
 	})
@@ -226,7 +226,7 @@ func (w *world) scanCommands(rows pgx.Rows) error {
 
 func (w *world) scanParked(rows pgx.Rows) error {
 	var pair partner.Pair
-	_, err := pgx.ForEachRow(rows, []any{&pair.Low, &pair.High}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{raw(&pair.Low), raw(&pair.High)}, func() error {
 		w.parked[pair] = struct{}{}
 		return nil
 	})
@@ -238,7 +238,7 @@ func (w *world) scanPending(rows pgx.Rows) error {
 		user, id, sender, target uuid.UUID
 		created                  time.Time
 	)
-	_, err := pgx.ForEachRow(rows, []any{&user, &id, &sender, &target, &created}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{raw(&user), raw(&id), raw(&sender), raw(&target), &created}, func() error {
 		ref := partner.PendingRef{RequestID: id, Pair: partner.PairOf(sender, target)}
 		w.pending[user] = append(w.pending[user], pendingRef{ref, created.UTC()})
 		return nil

@@ -196,8 +196,8 @@ func (r *relay) read(ctx context.Context, conn **pgx.Conn, part *partition, upTo
 	}
 	rows, err := pgx.CollectRows(found, func(c pgx.CollectableRow) (row, error) {
 		var e row
-		err := c.Scan(&e.partition, &e.seq, &e.topic, &e.id, &e.kind, &e.commandID, &e.pair.Low, &e.pair.High, &e.lowSeq,
-			&e.highSeq, &e.other, &e.otherSeq, &e.acceptedAt, &e.appliedAt, &e.data, &e.traceparent)
+		err := c.Scan(&e.partition, &e.seq, &e.topic, raw(&e.id), &e.kind, raw(&e.commandID), raw(&e.pair.Low), raw(&e.pair.High), &e.lowSeq,
+			&e.highSeq, raw(&e.other), &e.otherSeq, &e.acceptedAt, &e.appliedAt, &e.data, &e.traceparent)
 		return e, err
 	})
 	if err != nil {

@@ -91,6 +91,7 @@ func (p *Processor) prepare(ctx context.Context, conn *pgx.Conn) error {
 			return fmt.Errorf("set %s: %w", s[0], err)
 		}
 	}
+	registerIDArrays(conn)
 	for _, s := range statements {
 		if _, err := conn.Prepare(ctx, s.name, s.sql); err != nil {
 			return fmt.Errorf("prepare %s: %w", s.name, err)

@@ -1,0 +1,396 @@
+package processor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// cut is a connection to Postgres that can be made to break in the middle of a commit.
+type cut struct {
+	net.Conn
+	mode *atomic.Int32
+}
+
+const (
+	cutNothing  int32 = iota
+	cutRequest        // the next write never reaches the server
+	cutResponse       // it does, and the server's answer is lost
+)
+
+func (c *cut) Write(p []byte) (int, error) {
+	if c.mode.CompareAndSwap(cutRequest, cutNothing) {
+		_ = c.Conn.Close()
+		return 0, errors.New("cut before the request")
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *cut) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	// The whole answer has arrived when the server says that it is ready: Z, length 5, idle.
+	if c.mode.Load() == cutResponse && err == nil {
+		for !strings.HasSuffix(string(p[:n]), "Z\x00\x00\x00\x05I") {
+			if n, err = c.Conn.Read(p); err != nil {
+				break
+			}
+		}
+		c.mode.Store(cutNothing)
+		_ = c.Conn.Close()
+		return 0, errors.New("cut before the answer")
+	}
+	return n, err
+}
+
+func TestLostCommit(t *testing.T) {
+	t.Parallel()
+	for name, mode := range map[string]int32{"not landed": cutRequest, "landed": cutResponse} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, _ := newMemoryRig(t)
+			a, b, c := r.user(2), r.user(1), r.user(1)
+			var armed atomic.Int32
+			var cuts, written atomic.Int32
+			r.cfg.Connect = func(ctx context.Context) (*pgx.Conn, error) {
+				cfg, err := pgx.ParseConfig(r.url)
+				if err != nil {
+					return nil, err
+				}
+				cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+					return &cut{conn, &armed}, err
+				}
+				return pgx.ConnectConfig(ctx, cfg)
+			}
+			r.cfg.Hook = func(_ context.Context, at Point) error {
+				if at == BeforeWrite && written.Add(1) == 2 {
+					armed.Store(mode)
+					cuts.Add(1)
+				}
+				return nil
+			}
+			_, stop := r.start()
+			s := send(a, b)
+			r.post(s)
+			r.settled()
+			r.post(send(a, c), accept(b, s))
+			r.settled()
+			if cuts.Load() != 1 || armed.Load() != cutNothing {
+				t.Fatal("the connection was not cut")
+			}
+			if got := value(t, r.reg, "bondmate_processor_commands_total"); got != 3 {
+				t.Errorf("%v commands counted, want 3", got)
+			}
+			if got := one[int64](r, `SELECT count(*) FROM commands WHERE status = 1`); got != 3 {
+				t.Errorf("%d commands applied, want 3", got)
+			}
+			r.gapless()
+			r.published()
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestBackendTerminatedInTransaction(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	users := r.users(10, 1)
+	var count atomic.Int32
+	r.cfg.Hook = func(_ context.Context, at Point) error {
+		if at == BeforeWrite && count.Add(1)%3 == 0 && count.Load() < 30 {
+			r.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle in transaction'`)
+		}
+		return nil
+	}
+	r.start(func(c *Config) { c.MaxBatch = 2 })
+	var cmds []partner.Command
+	for i := range 40 {
+		cmds = append(cmds, send(users[i%10], users[(i+1+i/10)%10]))
+	}
+	r.post(cmds...)
+	r.settled()
+	if got := one[int64](r, `SELECT count(*) FROM commands WHERE id = ANY($1)`, idsOf(cmds)); got != int64(len(cmds)) {
+		t.Errorf("%d of %d commands have an outcome", got, len(cmds))
+	}
+	r.gapless()
+	r.published()
+}
+
+func idsOf(cmds []partner.Command) []uuid.UUID {
+	ids := make([]uuid.UUID, len(cmds))
+	for i, c := range cmds {
+		ids[i] = c.ID
+	}
+	return ids
+}
+
+func TestFencedOwnerWritesNothing(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	a, b := r.user(1), r.user(1)
+	first := prometheus.NewRegistry()
+	// The first owner is held up between reading a record and its transaction, as a stopped
+	// process would be.
+	gate, held := make(chan struct{}), make(chan struct{}, 10)
+	_, stopFirst := r.start(func(c *Config) {
+		c.Registerer, c.Owner = first, "first"
+		clock := c.Clock
+		if clock == nil {
+			clock = time.Now
+		}
+		c.Connect = func(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, r.url) }
+		c.Bus = &heldBus{memory: m, gate: gate, held: held}
+		c.Clock = clock
+	})
+	r.eventually("claimed", func() bool {
+		return one[int64](r, `SELECT count(*) FROM processor_partitions WHERE owner = 'first'`) == testPartitions
+	})
+	s := send(a, b)
+	r.post(s)
+	<-held
+	_, stopSecond := r.start(func(c *Config) { c.Owner = "second" })
+	r.settled()
+	version := one[int64](r, `SELECT sum(version)::bigint FROM processor_partitions`)
+	close(gate)
+	r.eventually("fenced", func() bool { return value(t, first, "bondmate_processor_fenced_total") == 1 })
+	if got := one[int64](r, `SELECT sum(version)::bigint FROM processor_partitions`); got != version {
+		t.Errorf("version went from %d to %d: the fenced owner wrote", version, got)
+	}
+	r.post(accept(b, s))
+	r.settled()
+	if got := one[int64](r, `SELECT count(*) FROM commands WHERE status = 1`); got != 2 {
+		t.Errorf("%d commands applied, want 2", got)
+	}
+	r.gapless()
+	r.published()
+	if err := errors.Join(stopFirst(), stopSecond()); err != nil {
+		t.Error(err)
+	}
+}
+
+// heldBus holds the first command back until the gate opens.
+type heldBus struct {
+	*memory
+	gate, held chan struct{}
+}
+
+func (h *heldBus) Open(topic string, partition int, offset int64) Reader {
+	return heldReader{h.memory.Open(topic, partition, offset), h}
+}
+
+type heldReader struct {
+	Reader
+	h *heldBus
+}
+
+func (r heldReader) Read(ctx context.Context) (contract.Record, error) {
+	rec, err := r.Reader.Read(ctx)
+	if err == nil {
+		r.h.held <- struct{}{}
+		select {
+		case <-r.h.gate:
+		case <-ctx.Done():
+			return rec, ctx.Err()
+		}
+	}
+	return rec, err
+}
+
+func TestCrashAtEachPoint(t *testing.T) {
+	t.Parallel()
+	for _, at := range []Point{BeforeDecide, BeforeWrite, AfterCommit, BeforeRelay, AfterRelay} {
+		t.Run(string(at), func(t *testing.T) {
+			t.Parallel()
+			r, _ := newMemoryRig(t)
+			var crashes atomic.Int32
+			r.cfg.Hook = func(_ context.Context, p Point) error {
+				if p == at && crashes.Add(1)%3 == 1 && crashes.Load() < 20 {
+					return fmt.Errorf("crash %s", p)
+				}
+				return nil
+			}
+			r.start(func(c *Config) { c.MaxBatch = 5 })
+			users := r.users(12, 1)
+			var cmds []partner.Command
+			for i := range 6 {
+				s := send(users[2*i], users[2*i+1])
+				cmds = append(cmds, s, accept(users[2*i+1], s), remove(users[2*i], users[2*i+1]))
+			}
+			for _, c := range cmds {
+				r.post(c)
+			}
+			r.settled()
+			if crashes.Load() == 0 {
+				t.Fatal("nothing crashed")
+			}
+			for _, c := range cmds {
+				if got := r.outcome(c.ID); got != "applied" {
+					t.Errorf("%s is %s", c.Type, got)
+				}
+			}
+			r.gapless()
+			r.published()
+		})
+	}
+}
+
+func TestHotUsersDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	users := r.users(20, 1)
+	// Each worker has one partition, so that four transactions are after the same users.
+	r.start(func(c *Config) { c.Workers = testPartitions })
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var cmds []partner.Command
+	for i := range 100 {
+		wg.Go(func() {
+			a, b := users[i%20], users[(i*7+3)%20]
+			if a == b {
+				b = users[(i+1)%20]
+			}
+			s := send(a, b)
+			acc := accept(b, s)
+			r.post(s)
+			r.post(acc)
+			mu.Lock()
+			defer mu.Unlock()
+			cmds = append(cmds, s, acc)
+		})
+	}
+	wg.Wait()
+	r.settled()
+	if got := one[int64](r, `SELECT count(*) FROM commands WHERE id = ANY($1)`, idsOf(cmds)); got != int64(len(cmds)) {
+		t.Errorf("%d of %d commands have an outcome", got, len(cmds))
+	}
+	if got := one[int64](r, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`); got != 0 {
+		t.Errorf("%d deadlocks", got)
+	}
+	r.gapless()
+	r.published()
+}
+
+func TestTopicThatIsNotTheOneApplied(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		change func(r *rig, m *memory)
+		want   string
+	}{
+		"recreated with other records": {func(r *rig, m *memory) {
+			for p := range testPartitions {
+				for i := range m.logs[r.topics.Commands][p] {
+					rec := &m.logs[r.topics.Commands][p][i]
+					rec.Headers = []contract.Header{{Key: "ce_id", Value: []byte(uuid.NewString())}}
+				}
+			}
+		}, "recreated"},
+		"recreated and shorter": {func(r *rig, m *memory) {
+			for p := range testPartitions {
+				m.logs[r.topics.Commands][p] = nil
+			}
+		}, "recreated or lost records"},
+		"gone before it was applied": {func(r *rig, m *memory) {
+			for p := range testPartitions {
+				m.starts[r.topics.Commands][p] = int64(len(m.logs[r.topics.Commands][p])) + 1
+				m.logs[r.topics.Commands][p] = append(m.logs[r.topics.Commands][p], contract.Record{}, contract.Record{})
+			}
+		}, "were never applied"},
+		"another partition count": {func(_ *rig, m *memory) {
+			m.logs, m.count = map[string][][]contract.Record{}, testPartitions+1
+		}, "has 5 partitions, configured are 4"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, m := newMemoryRig(t)
+			users := r.users(20, 1)
+			_, stop := r.start()
+			for i := range 10 {
+				r.post(send(users[2*i], users[2*i+1]))
+			}
+			r.settled()
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			before := one[int64](r, `SELECT sum(version)::bigint FROM processor_partitions`)
+			tc.change(r, m)
+			r.reg = prometheus.NewRegistry()
+			p, err := New(r.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			err = p.Run(ctx)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("Run = %v, want an error with %q", err, tc.want)
+			}
+			if got := one[int64](r, `SELECT sum(version)::bigint FROM processor_partitions`); got != before {
+				t.Errorf("version went from %d to %d", before, got)
+			}
+		})
+	}
+}
+
+func TestNewPartitionBeginsAtTheLogsStart(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	a, b := r.user(1), r.user(1)
+	old, s := send(a, b), send(b, a)
+	m.append(time.Now(), r.record(old))
+	m.append(time.Now(), r.record(s))
+	m.starts[r.topics.Commands][r.record(s).Partition] = 1
+	r.start()
+	r.settled()
+	if got := r.outcome(old.ID); got != "none" {
+		t.Errorf("removed record is %s", got)
+	}
+	if got := r.outcome(s.ID); got != "applied" {
+		t.Errorf("first record there is %s, want applied", got)
+	}
+}
+
+func TestRelayReadsTheTableWhenMemoryIsFull(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	users := r.users(60, 1)
+	var failing atomic.Bool
+	failing.Store(true)
+	m.onWrite = func(recs []contract.Record) error {
+		if recs[0].Topic == r.topics.Events && failing.Load() {
+			return errors.New("kafka is away")
+		}
+		return nil
+	}
+	r.start(func(c *Config) { c.RelayBuffer, c.MaxBatch = 8, 4 })
+	for i := range 30 {
+		r.post(send(users[2*i], users[2*i+1]))
+	}
+	r.eventually("applied", func() bool { return one[int64](r, `SELECT count(*) FROM commands`) == 30 })
+	if got := len(m.all(r.topics.Events)); got != 0 {
+		t.Fatalf("%d events published while Kafka is away", got)
+	}
+	failing.Store(false)
+	r.settled()
+	r.gapless()
+	r.published()
+	if got := len(m.all(r.topics.Events)); got != 60 {
+		t.Errorf("%d records on the events topic, want 60 without repeats", got)
+	}
+}

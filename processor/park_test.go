@@ -1,0 +1,178 @@
+package processor
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+func TestUndecodableBecomesDeadLetter(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	a, b := r.user(1), r.user(1)
+	s := send(a, b)
+	rec := r.record(s)
+	poison := rec
+	poison.Value = []byte{0, 0xff, '{'}
+	poison.Headers = []contract.Header{{Key: "ce_id", Value: []byte{0, 0xfe}}, {Key: "x", Value: nil}}
+	misplaced := r.record(s)
+	misplaced.Partition = (misplaced.Partition + 1) % testPartitions
+	r.start()
+	m.Write(t.Context(), []contract.Record{poison, rec, misplaced}) //nolint:errcheck // memory
+	r.settled()
+	if got := r.outcome(s.ID); got != "applied" {
+		t.Errorf("command behind the poison is %s, want applied", got)
+	}
+	if got := one[int64](r, `SELECT count(*) FROM dead_letters`); got != 2 {
+		t.Errorf("%d dead letters, want 2", got)
+	}
+	if got := one[[]byte](r, `SELECT value FROM dead_letters WHERE partition = $1`, rec.Partition); !bytes.Equal(got, poison.Value) {
+		t.Errorf("dead letter holds %q, want %q", got, poison.Value)
+	}
+	letters := m.all(r.topics.DeadLetter)
+	if len(letters) != 2 {
+		t.Fatalf("%d dead-letter records, want 2", len(letters))
+	}
+	for _, l := range letters {
+		d, err := contract.DecodeDeadLetter(l)
+		if err != nil || d.Topic != r.topics.Commands || d.Error == "" {
+			t.Errorf("dead letter %+v, %v", d, err)
+		}
+		if bytes.Contains(l.Value, poison.Value) {
+			t.Error("the dead-letter record holds the bytes")
+		}
+	}
+	r.gapless()
+}
+
+// unknown makes a record of a type that this program does not know.
+func (r *rig) unknown(cmd partner.Command) contract.Record {
+	rec := r.record(cmd)
+	rec.Value = bytes.Replace(rec.Value, []byte(cmd.Type.String()), []byte("request.hug"), 1)
+	for i, h := range rec.Headers {
+		if h.Key == "ce_type" {
+			rec.Headers[i].Value = []byte("request.hug")
+		}
+	}
+	return rec
+}
+
+func TestUnknownTypeParksItsPairAlone(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	a, b, c := r.user(2), r.user(1), r.user(1)
+	behind, beside := send(a, b), send(a, c)
+	hug := send(a, b)
+	m.Write(t.Context(), []contract.Record{r.unknown(hug), r.record(behind), r.record(beside)}) //nolint:errcheck // memory
+	_, stop := r.start()
+	r.settled()
+	if got := r.outcome(beside.ID); got != "applied" {
+		t.Errorf("other pair's command is %s, want applied", got)
+	}
+	if got := r.outcome(behind.ID); got != "none" {
+		t.Errorf("command behind is %s, want none", got)
+	}
+	later := send(b, a)
+	r.post(later)
+	r.settled()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	got := one[string](r, `SELECT string_agg(reason, ',' ORDER BY log_offset) FROM parked_commands`)
+	if want := reasonUnknownType + "," + reasonBehind + "," + reasonBehind; got != want {
+		t.Errorf("parked %s, want %s", got, want)
+	}
+	r.gapless()
+}
+
+func TestLeaveIsNotHeldUpByAParkedPair(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	a, b := r.user(1), r.user(1)
+	s := send(a, b)
+	hug, behind := send(a, b), send(b, a)
+	rm := remove(b, a)
+	r.start()
+	r.post(s, accept(b, s))
+	r.settled()
+	m.Write(t.Context(), []contract.Record{r.unknown(hug)}) //nolint:errcheck // memory
+	r.post(behind)
+	r.settled()
+	r.post(rm)
+	r.settled()
+	if got := r.outcome(rm.ID); got != "applied" {
+		t.Errorf("leave is %s, want applied", got)
+	}
+	for _, c := range []partner.Command{hug, behind} {
+		if got := r.outcome(c.ID); got != string(codeSupersededByLeave) {
+			t.Errorf("parked command is %s, want %s", got, codeSupersededByLeave)
+		}
+	}
+	if got := one[int64](r, `SELECT count(*) FROM parked_commands`); got != 0 {
+		t.Errorf("%d commands parked, want 0", got)
+	}
+	again := send(a, b)
+	r.post(again)
+	r.settled()
+	if got := r.outcome(again.ID); got != "applied" {
+		t.Errorf("command after the leave is %s, want applied", got)
+	}
+	r.gapless()
+	r.published()
+}
+
+func TestDeterministicFailureParksItsPairAlone(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	r.exec(`CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN IF NEW.message = 'poison' THEN RAISE EXCEPTION 'poison'; END IF; RETURN NEW; END $$`)
+	r.exec(`CREATE TRIGGER poison BEFORE INSERT ON requests FOR EACH ROW EXECUTE FUNCTION poison()`)
+	users := r.users(20, 1)
+	var good []partner.Command
+	for i := range 9 {
+		good = append(good, send(users[2*i], users[2*i+1]))
+	}
+	bad := send(users[18], users[19])
+	bad.Message = "poison"
+	behind := send(users[18], users[19])
+	for i, c := range append(good, bad, behind) {
+		_ = i
+		m.append(c.AcceptedAt, r.record(c))
+	}
+	r.start()
+	r.settled()
+	for _, c := range good {
+		if got := r.outcome(c.ID); got != "applied" {
+			t.Errorf("good command is %s, want applied", got)
+		}
+	}
+	got := one[string](r, `SELECT string_agg(reason, ',' ORDER BY log_offset) FROM parked_commands`)
+	if want := reasonFailed + "," + reasonBehind; got != want {
+		t.Errorf("parked %s, want %s", got, want)
+	}
+	r.gapless()
+	r.published()
+}
+
+func TestStreamThatIsMissingIsMadeAndLocked(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	a, b := r.user(1), r.user(1)
+	r.exec(`DELETE FROM user_streams WHERE user_id = $1`, b)
+	r.start()
+	s := send(a, b)
+	r.post(s)
+	r.settled()
+	if got := r.outcome(s.ID); got != "applied" {
+		t.Errorf("command is %s, want applied", got)
+	}
+	if got := one[int64](r, `SELECT last_seq FROM user_streams WHERE user_id = $1`, b); got != 1 {
+		t.Errorf("stream at %d, want 1", got)
+	}
+	if got := value(t, r.reg, "bondmate_processor_restarts_total"); got != 1 {
+		t.Errorf("%v restarts, want 1", got)
+	}
+	r.gapless()
+}
