@@ -98,6 +98,7 @@ type turn struct {
 	now      time.Time
 	pair     PairState
 	users    map[uuid.UUID]User // a copy of the input's; the slices in it are not
+	version  int64              // of what this decision archived
 	decision Decision
 }
 
@@ -170,5 +171,7 @@ func (t *turn) changeUser(id uuid.UUID, change func(User) User) {
 }
 
 // nextVersion rises over all partnerships of a pair, also when the one before is archived
-// and no longer in the state: that is what counting from 1 would not do.
-func (t *turn) nextVersion(last int64) int64 { return max(last+1, t.now.UnixMicro()) }
+// and no longer in the state: it is the time in microseconds, or one more than the last
+// version where that is not enough. Archiving only adds one to the version that the end
+// of the partnership had, weeks before, so that a new one is surely above it.
+func (t *turn) nextVersion(last int64) int64 { return max(last+1, t.version+1, t.now.UnixMicro()) }

@@ -34,7 +34,8 @@ func (t *turn) expire(r Request) {
 // goes; the bare history stays. origin is the user who asked for a fresh start, or zero
 // when it is time's doing.
 func (t *turn) archive(p Partnership, origin uuid.UUID) {
-	p.Status, p.Reason, p.Version = PartnershipArchived, "", t.nextVersion(p.Version)
+	p.Status, p.Reason, p.Version = PartnershipArchived, "", p.Version+1
+	t.version = p.Version
 	t.setPartnership(p)
 	t.emit(EventPartnershipArchived, origin, EventData{PartnershipID: &p.ID}, p.Pair.Low, p.Pair.High)
 }

@@ -24,14 +24,13 @@ func (t *turn) start(r Request, crossed bool) Outcome {
 	former, fresh := t.pair.Partnership, r.Fresh || t.cmd.Fresh
 	restored := former != nil && !fresh
 
-	p := Partnership{ID: PartnershipIDOf(t.cmd.ID), Pair: t.pair.Pair, StartedAt: t.now, Version: t.nextVersion(0)}
+	p := Partnership{ID: PartnershipIDOf(t.cmd.ID), Pair: t.pair.Pair, Status: PartnershipActive, StartedAt: t.now}
 	if former != nil {
-		p.LowSlot, p.HighSlot, p.Version = former.LowSlot, former.HighSlot, t.nextVersion(former.Version)
+		p.LowSlot, p.HighSlot, p.Version = former.LowSlot, former.HighSlot, former.Version
 	}
 	if restored {
 		p.ID, p.StartedAt, p.RestoredCount = former.ID, former.StartedAt, former.RestoredCount+1
 	}
-	p.Status = PartnershipActive
 	p.LowSlot, _ = t.users[low].VacantSlot(p.LowSlot)
 	p.HighSlot, _ = t.users[high].VacantSlot(p.HighSlot)
 
@@ -40,8 +39,8 @@ func (t *turn) start(r Request, crossed bool) Outcome {
 	t.emit(EventRequestAccepted, by, EventData{RequestID: &r.ID, ByUserID: &by, PartnershipID: &p.ID, Crossed: crossed}, low, high)
 	if former != nil && !restored {
 		t.archive(*former, by)
-		p.Version = t.nextVersion(p.Version)
 	}
+	p.Version = t.nextVersion(p.Version)
 	t.setPartnership(p)
 	started := t.emit(EventPartnershipStarted, by, EventData{
 		PartnershipID: &p.ID, UserIDs: []uuid.UUID{low, high}, StartedAt: &p.StartedAt,
