@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,9 +75,15 @@ func runAll(ctx context.Context, term terminal) error {
 	if err != nil {
 		return fmt.Errorf("set up realtime: %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/api/realtime", sockets)
-	url, err := p.addHTTP(ctx, mux)
+	with := beside{tail: tail, realtime: sockets}
+	if to.standIn != nil {
+		with.pushes = to.standIn
+	}
+	handler, err := p.addIngest(on, keys, with)
+	if err != nil {
+		return fmt.Errorf("set up ingest: %w", err)
+	}
+	url, err := p.addHTTP(ctx, handler)
 	if err != nil {
 		return err
 	}

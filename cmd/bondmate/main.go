@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string, term terminal) error {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
-		allCommand(term), processorCommand(term), notifierCommand(term), realtimeCommand(term),
+		allCommand(term), ingestCommand(term), processorCommand(term), notifierCommand(term), realtimeCommand(term),
 		migrateCommand(term), topicsCommand(term), configCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
 	)
 	root.SetArgs(args)

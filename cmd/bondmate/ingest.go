@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bondmate/backend/ingest"
+	"github.com/bondmate/backend/ingest/accounts"
+	"github.com/bondmate/backend/ingest/demo"
+	"github.com/bondmate/backend/pkg/bus"
+	"github.com/bondmate/backend/pkg/config"
+	"github.com/bondmate/backend/pkg/identity"
+	"github.com/bondmate/backend/pkg/service"
+)
+
+func ingestCommand(term terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "ingest",
+		Short: "Serve the HTTP API: requests to commands, and the reads",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runRole(cmd.Context(), term, config.Ingest, func(ctx context.Context, p *process, on servers) (string, error) {
+				keys, err := p.loadKeys()
+				if err != nil {
+					return "", err
+				}
+				handler, err := p.addIngest(on, keys, beside{tail: p.addEventTail(on)})
+				if err != nil {
+					return "", err
+				}
+				return p.addHTTP(ctx, handler)
+			})
+		},
+	}
+}
+
+// beside is what ingest shares with the roles in its process.
+type beside struct {
+	tail     *bus.EventTail
+	realtime http.Handler // nil when that role runs elsewhere
+	pushes   http.Handler // what the push stand-in received, for the demo; nil without one
+}
+
+func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.Handler, error) {
+	issuer, err := identity.NewIssuer(identity.IssuerConfig{Keys: keys, Issuer: tokenIssuer, Audience: tokenAudience, Clock: time.Now})
+	if err != nil {
+		return nil, err
+	}
+	verifier, err := newVerifier(keys)
+	if err != nil {
+		return nil, err
+	}
+	passwords, err := identity.NewPasswords(identity.PasswordConfig{})
+	if err != nil {
+		return nil, err
+	}
+	log := p.log.With("role", "ingest")
+	people, err := accounts.New(accounts.Config{Pool: on.pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	producer := on.bus.NewProducer(bus.ProducerConfig{
+		// Two: the broker works on one write while the next one gathers.
+		InFlight: 2, WriteTimeout: p.cfg.IngestDeadline, Registerer: p.registry,
+	})
+	cfg := ingest.Config{
+		Pool: on.pool, Publisher: producer, Offsets: on.bus, Events: with.tail,
+		Topics: p.topics, Partitions: p.cfg.KafkaPartitions,
+		Accounts: people, Verifier: verifier, Keys: keys,
+		Log: log, Registerer: p.registry, Clock: time.Now,
+		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Origins: p.cfg.CORSOrigins,
+		Realtime: with.realtime,
+	}
+	if p.cfg.Env != config.Production {
+		cfg.Demo = demo.Handler(with.pushes)
+	}
+	server, err := ingest.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	// Both outlive the HTTP server, whose requests in hand need them.
+	p.group.Add(service.Member{Name: "producer", Phase: service.Delivery, Run: producer.Run})
+	p.group.Add(service.Member{Name: "ingest", Phase: service.Delivery, Run: server.Run})
+	return server.Handler(), nil
+}
