@@ -55,7 +55,7 @@ func (s *Service) Register(ctx context.Context, in RegisterInput) (AuthResult, e
 	if err := f.err(); err != nil {
 		return AuthResult{}, err
 	}
-	hash, err := s.cfg.Passwords.Hash(ctx, in.Password) // before the transaction: it takes 20 ms
+	hash, err := s.cfg.Passwords.Hash(ctx, in.Password) // before the transaction: no lock is held so long
 	if err != nil {
 		return AuthResult{}, err
 	}
