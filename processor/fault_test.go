@@ -394,3 +394,18 @@ func TestRelayReadsTheTableWhenMemoryIsFull(t *testing.T) {
 		t.Errorf("%d records on the events topic, want 60 without repeats", got)
 	}
 }
+
+// crashNow returns a hook that fails once at each point, after so many passes.
+func crashNow(after int) func(context.Context, Point) error {
+	var mu sync.Mutex
+	passes := map[Point]int{}
+	return func(_ context.Context, at Point) error {
+		mu.Lock()
+		defer mu.Unlock()
+		passes[at]++
+		if passes[at] == after {
+			return fmt.Errorf("crash %s", at)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,184 @@
+package processor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// TestLoadDoesNotGrowWithTheTables measures the pages that each statement of the load
+// reads, with plans made on empty tables, before and after the tables have grown. A plan
+// that scans grows with them; in production it would be the plan until the next claim.
+func TestLoadDoesNotGrowWithTheTables(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	ctx := t.Context()
+	p, err := New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := p.connect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeConn(conn)
+	a, b := r.user(1), r.user(1)
+	pair := partner.PairOf(a, b)
+	request := uuid.New()
+	r.exec(`INSERT INTO requests (id, sender, target, status, created_at, expires_at) VALUES ($1, $2, $3, 1, now(), now())`, request, a, b)
+	r.exec(`INSERT INTO processor_partitions (partition) VALUES (0)`)
+	users, lows, highs := []uuid.UUID{pair.Low, pair.High}, []uuid.UUID{pair.Low}, []uuid.UUID{pair.High}
+	statements := map[string]struct {
+		params string
+		args   []any
+	}{
+		"fence":             {`smallint[]`, []any{[]int16{0}}},
+		"lock_streams":      {`uuid[]`, []any{users}},
+		"load_users":        {`uuid[]`, []any{users}},
+		"load_requests":     {`uuid[], uuid[], uuid[]`, []any{lows, highs, []uuid.UUID{request}}},
+		"load_partnerships": {`uuid[], uuid[]`, []any{lows, highs}},
+		"load_commands":     {`uuid[]`, []any{[]uuid.UUID{uuid.New()}}},
+		"load_parked":       {`uuid[], uuid[]`, []any{lows, highs}},
+		"load_pending":      {`uuid[], bigint`, []any{users, int64(356)}},
+	}
+	pages := func(name string) int64 {
+		t.Helper()
+		// EXPLAIN of the prepared statement itself: its generic plan is what runs.
+		s := statements[name]
+		sql := fmt.Sprintf(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE %s(%s)`, name, literals(s.args))
+		var out []struct {
+			Plan struct {
+				Hit  int64 `json:"Shared Hit Blocks"`
+				Read int64 `json:"Shared Read Blocks"`
+			} `json:"Plan"`
+		}
+		if err := conn.QueryRow(ctx, sql, pgx.QueryExecModeSimpleProtocol).Scan(&out); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+		return out[0].Plan.Hit + out[0].Plan.Read
+	}
+	before := map[string]int64{}
+	for name := range statements {
+		pages(name) // the first run fills the catalogue caches
+		before[name] = pages(name)
+	}
+	grow(r, 20_000)
+	for name := range statements {
+		// A B-tree gains a level or two; a scan gains hundreds of pages.
+		if got := pages(name); got > before[name]+12 {
+			t.Errorf("%s reads %d pages on grown tables, %d on small ones", name, got, before[name])
+		}
+	}
+}
+
+func literals(args []any) string {
+	out := ""
+	for i, arg := range args {
+		if i > 0 {
+			out += ", "
+		}
+		switch v := arg.(type) {
+		case []uuid.UUID:
+			s := ""
+			for j, id := range v {
+				if j > 0 {
+					s += ","
+				}
+				s += id.String()
+			}
+			out += "'{" + s + "}'"
+		case []int16:
+			out += "'{0}'"
+		case int64:
+			out += fmt.Sprint(v)
+		}
+	}
+	return out
+}
+
+// grow fills the tables with n strangers who have been partners, and ask each other again.
+func grow(r *rig, n int) {
+	r.t.Helper()
+	r.exec(`INSERT INTO users (id, display_name, partner_code, created_at)
+		SELECT gen_random_uuid(), 'U', 'x' || i, now() FROM generate_series(1, $1::int) i`, n)
+	r.exec(`INSERT INTO user_streams (user_id) SELECT id FROM users ON CONFLICT DO NOTHING`)
+	r.exec(`INSERT INTO user_slots (user_id, slot) SELECT id, 1 FROM users ON CONFLICT DO NOTHING`)
+	r.exec(`WITH p AS (SELECT id, lag(id) OVER (ORDER BY id) AS before FROM users WHERE partner_code LIKE 'x%')
+		INSERT INTO requests (id, sender, target, status, created_at, expires_at)
+		SELECT gen_random_uuid(), before, id, s, now(), now() FROM p, generate_series(1, 3) s WHERE before IS NOT NULL`)
+	r.exec(`WITH p AS (SELECT id, lag(id) OVER (ORDER BY id) AS before FROM users WHERE partner_code LIKE 'x%')
+		INSERT INTO partnerships (id, low, high, status, started_at, version)
+		SELECT gen_random_uuid(), before, id, s, now(), 1 FROM p, generate_series(2, 3) s WHERE before IS NOT NULL`)
+	r.exec(`INSERT INTO partnership_members (partnership_id, user_id, slot, active)
+		SELECT p.id, u, 1, false FROM partnerships p, LATERAL (VALUES (p.low), (p.high)) AS v (u)`)
+	r.exec(`INSERT INTO commands (id, issuer, type, fingerprint, status, accepted_at, applied_at)
+		SELECT gen_random_uuid(), id, 1, '\x00', 1, now(), now() FROM users`)
+	r.exec(`INSERT INTO parked_commands (partition, log_offset, low, high, id, reason, headers, value, parked_at)
+		SELECT 0, row_number() OVER (), id, id, id, 'behind', '[]', '', now() FROM users WHERE partner_code LIKE 'x%'`)
+}
+
+// TestConstraintsHoldAroundTheCore goes around the core with SQL: what G3 forbids, the
+// database forbids too.
+func TestConstraintsHoldAroundTheCore(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	a, b, c := r.user(1), r.user(1), r.user(1)
+	r.start()
+	s := send(a, b)
+	r.post(s, accept(b, s))
+	r.settled()
+	ab, ac := partner.PairOf(a, b), partner.PairOf(a, c)
+	second := uuid.New()
+	r.exec(`INSERT INTO partnerships (id, low, high, status, started_at, version) VALUES ($1, $2, $3, 1, now(), 1)`, second, ac.Low, ac.High)
+	r.exec(`INSERT INTO requests (id, sender, target, status, created_at, expires_at) VALUES ($1, $2, $3, 1, now(), now())`, uuid.New(), a, c)
+	tests := map[string]struct {
+		sql  string
+		args []any
+		want string // constraint
+	}{
+		"second active partnership in the one slot": {
+			`INSERT INTO partnership_members (partnership_id, user_id, slot, active) VALUES ($1, $2, 1, true)`, []any{second, a},
+			"partnership_members_active",
+		},
+		"a slot that the user does not own": {
+			`INSERT INTO partnership_members (partnership_id, user_id, slot, active) VALUES ($1, $2, 2, true)`, []any{second, a},
+			"partnership_members_user_id_slot_fkey",
+		},
+		"second active partnership of the pair": {
+			`INSERT INTO partnerships (id, low, high, status, started_at, version) VALUES ($1, $2, $3, 1, now(), 1)`,
+			[]any{uuid.New(), ab.Low, ab.High}, "partnerships_open",
+		},
+		"pair not in canonical order": {
+			`INSERT INTO partnerships (id, low, high, status, started_at, version) VALUES ($1, $2, $3, 1, now(), 1)`,
+			[]any{uuid.New(), ab.High, ab.Low}, "partnerships_check",
+		},
+		"second pending request, other way round": {
+			`INSERT INTO requests (id, sender, target, status, created_at, expires_at) VALUES ($1, $2, $3, 1, now(), now())`,
+			[]any{uuid.New(), c, a}, "requests_pending",
+		},
+		"request to oneself": {
+			`INSERT INTO requests (id, sender, target, status, created_at, expires_at) VALUES ($1, $2, $2, 1, now(), now())`,
+			[]any{uuid.New(), a}, "requests_check",
+		},
+		"command twice": {
+			`INSERT INTO commands (id, issuer, type, fingerprint, status, accepted_at, applied_at) VALUES ($1, $2, 1, '\x00', 1, now(), now())`,
+			[]any{s.ID, a}, "commands_pkey",
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := r.pool.Exec(context.Background(), tc.sql, tc.args...)
+			pg, ok := errors.AsType[*pgconn.PgError](err)
+			if !ok || pg.ConstraintName != tc.want {
+				t.Errorf("got %v, want a violation of %s", err, tc.want)
+			}
+		})
+	}
+}
