@@ -509,7 +509,7 @@ type EndedPartnership struct {
 	EndedByYou    bool               `json:"endedByYou"`
 	PartnershipId openapi_types.UUID `json:"partnershipId"`
 
-	// Reason Your own reason
+	// Reason Your own reason, when you ended it and gave one.
 	Reason *string `json:"reason,omitempty"`
 
 	// RestorableUntil Until then, inclusive, an acceptance between the same two restores it.
