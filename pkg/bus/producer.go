@@ -151,6 +151,13 @@ func (p *Producer) leave(e *pending, cause error) error {
 	return notSent(fmt.Errorf("no write to %s/%d in time: %w", e.rec.Topic, e.rec.Partition, cause))
 }
 
+// Queued returns how many records wait for their acknowledgement.
+func (p *Producer) Queued() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.live
+}
+
 // Run sends until ctx ends; then Produce refuses, and what is queued gets one more
 // WriteTimeout to be written. It returns nil.
 func (p *Producer) Run(ctx context.Context) error {
