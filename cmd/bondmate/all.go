@@ -171,7 +171,8 @@ func (p *process) startServers(ctx context.Context) (on servers, brokers []strin
 
 func (p *process) startPostgres(ctx context.Context) (*embedded.Postgres, error) {
 	return embedded.StartPostgres(ctx, embedded.PostgresConfig{
-		Dir: filepath.Join(p.cfg.DataDir, "postgres"), BinDir: p.cfg.PostgresBinDir, Log: p.log.With("part", "postgres"),
+		Dir: filepath.Join(p.cfg.DataDir, "postgres"), BinDir: p.cfg.PostgresBinDir,
+		Repository: p.cfg.PostgresRepository, Log: p.log.With("part", "postgres"),
 	})
 }
 

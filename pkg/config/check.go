@@ -67,6 +67,8 @@ func (c Config) check() []*Fault {
 	check.within("DATABASE_MAX_CONNS", c.DatabaseMaxConns, 4, 1000)
 	check.within("DATABASE_MIN_CONNS", c.DatabaseMinConns, 0, max(c.DatabaseMaxConns, 0))
 
+	check.httpURL("POSTGRES_REPOSITORY", c.PostgresRepository)
+
 	for _, broker := range c.KafkaBrokers {
 		check.hostPort("KAFKA_BROKERS", broker)
 	}

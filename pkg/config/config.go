@@ -36,6 +36,8 @@ type Config struct {
 	DatabaseMinConns int    `env:"DATABASE_MIN_CONNS" envDefault:"5" about:"connections kept open while idle"`
 	PostgresBinDir   string `env:"POSTGRES_BIN_DIR" about:"directory of initdb and postgres for the embedded server; unset: searched, else fetched"`
 
+	PostgresRepository string `env:"POSTGRES_REPOSITORY" envDefault:"https://repo1.maven.org/maven2" about:"Maven repository from which a server is fetched when none is found"`
+
 	KafkaBrokers        []string      `env:"KAFKA_BROKERS" about:"comma list of host:port; unset: all runs a broker inside the process"`
 	KafkaPort           int           `env:"KAFKA_PORT" envDefault:"0" about:"loopback port of the embedded broker; 0 takes any free port"`
 	KafkaSync           Switch        `env:"KAFKA_SYNC" envDefault:"off" about:"on: the embedded broker makes each write durable against power loss"`

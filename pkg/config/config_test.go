@@ -19,7 +19,7 @@ func TestLoadDefaults(t *testing.T) {
 	}
 	want := Config{
 		Env: Development, LogLevel: "info", LogFormat: "auto", Port: 3000, DataDir: ".bondmate",
-		DatabaseMaxConns: 50, DatabaseMinConns: 5,
+		DatabaseMaxConns: 50, DatabaseMinConns: 5, PostgresRepository: "https://repo1.maven.org/maven2",
 		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, KafkaSessionTimeout: 10 * time.Second,
 		PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
 		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, MessageMaxLength: 500,

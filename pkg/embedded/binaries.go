@@ -29,8 +29,10 @@ func findBinaries(dir string) (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
 		// Through symlinks: the server finds its libraries next to the real file, and
 		// /usr/local/bin often holds only a few of the programs.
-		if real, err := filepath.EvalSymlinks(path); err == nil && hasServer(filepath.Dir(real)) {
-			return filepath.Dir(real), nil
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			if found := newest([]string{filepath.Dir(real)}); found != "" {
+				return found, nil
+			}
 		}
 	}
 	if found := newest(installed()); found != "" {

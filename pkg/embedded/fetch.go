@@ -20,9 +20,9 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// DefaultRepository is where the server's programs are fetched from: Maven Central holds
+// defaultRepository is where the server's programs are fetched from: Maven Central holds
 // relocatable builds of PostgreSQL (github.com/zonkyio/embedded-postgres-binaries).
-const DefaultRepository = "https://repo1.maven.org/maven2"
+const defaultRepository = "https://repo1.maven.org/maven2"
 
 const (
 	fetchedVersion = "17.5.0"
@@ -93,7 +93,7 @@ func cacheDir(configured string) (string, error) {
 // not at all.
 func fetch(ctx context.Context, build archive, repository, home string) error {
 	if repository == "" {
-		repository = DefaultRepository
+		repository = defaultRepository
 	}
 	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil { // #nosec G301 -- the Postgres user reads it
 		return err

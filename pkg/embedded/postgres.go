@@ -29,7 +29,7 @@ type PostgresConfig struct {
 	BinDir string
 	// CacheDir receives fetched programs; "" means the user's cache directory.
 	CacheDir string
-	// Repository is the Maven repository to fetch from; "" means DefaultRepository.
+	// Repository is the Maven repository to fetch from; "" means Maven Central.
 	Repository string
 	// Unsafe switches off everything that makes data survive a crash. For tests.
 	Unsafe bool
