@@ -1,0 +1,128 @@
+package contract_test
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bondmate/backend/pkg/contract"
+)
+
+var update = flag.Bool("update", false, "add golden records and schema lines that are missing; never changes one")
+
+// formatRecord and parseRecord are the golden files' form: readable, and exact to the byte.
+func formatRecord(rec contract.Record) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "topic: %s\npartition: %d\nkey: %s\n", rec.Topic, rec.Partition, rec.Key)
+	for _, h := range rec.Headers {
+		fmt.Fprintf(&b, "%s: %s\n", h.Key, h.Value)
+	}
+	fmt.Fprintf(&b, "\n%s", rec.Value)
+	return b.Bytes()
+}
+
+func parseRecord(t *testing.T, text []byte) contract.Record {
+	t.Helper()
+	head, value, ok := strings.Cut(string(text), "\n\n")
+	if !ok {
+		t.Fatal("no empty line")
+	}
+	rec := contract.Record{Value: []byte(value)}
+	for line := range strings.SplitSeq(head, "\n") {
+		key, value, ok := strings.Cut(line, ": ")
+		if !ok {
+			t.Fatalf("header %q", line)
+		}
+		switch key {
+		case "topic":
+			rec.Topic = value
+		case "partition":
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec.Partition = n
+		case "key":
+			rec.Key = []byte(value)
+		default:
+			rec.Headers = append(rec.Headers, contract.Header{Key: key, Value: []byte(value)})
+		}
+	}
+	return rec
+}
+
+// again decodes a record with today's code and encodes what came of it.
+func again(rec contract.Record) (contract.Record, error) {
+	topics := contract.NewTopics(contract.DefaultPrefix)
+	switch rec.Topic {
+	case topics.Commands:
+		cmd, _, err := contract.DecodeCommand(rec)
+		if err != nil {
+			return rec, err
+		}
+		return contract.EncodeCommand(topics, contract.DefaultPartitions, cmd, rec.Header("traceparent"))
+	case topics.Events:
+		ev, err := contract.DecodeEvent(rec)
+		if err != nil {
+			return rec, err
+		}
+		return contract.EncodeEvent(rec.Topic, rec.Partition, ev)
+	case topics.DeadLetter:
+		d, err := contract.DecodeDeadLetter(rec)
+		if err != nil {
+			return rec, err
+		}
+		return contract.EncodeDeadLetter(rec.Topic, rec.Partition, d)
+	default:
+		return rec, fmt.Errorf("no such topic: %s", rec.Topic)
+	}
+}
+
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	for name, rec := range sample(t) {
+		file := filepath.Join("testdata", "golden", name+".record")
+		_, err := os.Stat(file)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && *update:
+			if err := os.WriteFile(file, formatRecord(rec), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		case err != nil:
+			t.Errorf("%s: %v (add it with -update)", name, err)
+		}
+	}
+	files, err := filepath.Glob("testdata/golden/*.record")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("golden records: %v, %v", files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			text, err := os.ReadFile(file) //nolint:gosec // a file of the test's own
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec := parseRecord(t, text)
+			got, err := again(rec)
+			if err != nil {
+				t.Fatalf("today's code does not read it: %v", err)
+			}
+			if diff := cmp.Diff(string(text), string(formatRecord(got))); diff != "" {
+				t.Errorf("encoded again it differs (-golden +got):\n%s", diff)
+			}
+			if err := contract.Validate(rec.Header("ce_type"), rec.Value); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

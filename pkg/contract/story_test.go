@@ -1,0 +1,128 @@
+package contract_test
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/partner"
+)
+
+// story lets two people go through everything that the core can make of them, and returns
+// an event of each kind and flavour by name, as the processor would put it on its topic.
+func story(t testing.TB) map[string]contract.Event {
+	t.Helper()
+	low, high := id(1), id(2)
+	pair := partner.PairOf(low, high)
+	st := partner.State{Pair: partner.PairState{Pair: pair}, Users: map[uuid.UUID]partner.User{}}
+	for _, u := range []uuid.UUID{low, high} {
+		st.Users[u] = partner.User{ID: u, Status: partner.UserActive, Slots: []int16{1}}
+	}
+	now := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
+	n := byte(100)
+	var seq int64
+	events := map[string]contract.Event{}
+	do := func(wait time.Duration, cmd partner.Command) uuid.UUID {
+		now = now.Add(wait)
+		n++
+		cmd.ID, cmd.Pair, cmd.AcceptedAt = id(n), pair, now
+		d := partner.Decide(partner.DefaultLimits(), st, cmd)
+		st = d.Next
+		for _, e := range d.Events {
+			data, err := json.Marshal(e.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seq++
+			recipients := make([]contract.Recipient, 0, len(e.Recipients))
+			for _, r := range e.Recipients {
+				recipients = append(recipients, contract.Recipient{UserID: r, InboxSeq: seq})
+			}
+			name := e.Type.String()
+			for flavour, is := range map[string]bool{
+				"-crossed": e.Data.Crossed, "-silent": e.Data.Silent, "-restored": e.Data.Restored != nil && *e.Data.Restored,
+			} {
+				if is {
+					name += flavour
+				}
+			}
+			if _, told := events[name]; !told {
+				events[name] = contract.Event{
+					EventID: e.ID, Type: e.Type.String(), Version: contract.Version, CommandID: e.CommandID, Pair: e.Pair.String(),
+					Epoch: "5f3a9c01d2e4", Seq: seq, AcceptedAt: cmd.AcceptedAt, AppliedAt: e.At.Add(3210 * time.Microsecond),
+					Recipients: recipients, Data: data, Traceparent: trace,
+				}
+			}
+		}
+		return partner.RequestIDOf(cmd.ID)
+	}
+	const hour, day = time.Hour, 24 * time.Hour
+	r := do(0, partner.Command{Type: partner.Send, Issuer: low})
+	do(hour, partner.Command{Type: partner.Decline, Issuer: high, RequestID: r})
+	r = do(hour, partner.Command{Type: partner.Send, Issuer: low})
+	do(hour, partner.Command{Type: partner.Cancel, Issuer: low, RequestID: r})
+	r = do(hour, partner.Command{Type: partner.Send, Issuer: low})
+	do(8*day, partner.Command{Type: partner.Accept, Issuer: high, RequestID: r}) // expired
+	r = do(hour, partner.Command{Type: partner.Send, Issuer: low})
+	do(hour, partner.Command{Type: partner.Supersede, Issuer: low, RequestID: r, Cause: id(9)})
+	do(hour, partner.Command{Type: partner.Supersede, Issuer: low, RequestID: r, Cause: id(10)})
+	r = do(hour, partner.Command{Type: partner.Send, Issuer: low})
+	do(hour, partner.Command{Type: partner.Accept, Issuer: high, RequestID: r})
+	do(day, partner.Command{Type: partner.Remove, Issuer: high})
+	do(day, partner.Command{Type: partner.Send, Issuer: low})
+	do(hour, partner.Command{Type: partner.Send, Issuer: high}) // crosses and restores
+	do(day, partner.Command{Type: partner.Remove, Issuer: low, Quiet: true})
+	do(31*day, partner.Command{Type: partner.Remove, Issuer: low}) // archived, then rejected
+	return events
+}
+
+// sample returns every record that this code can write, by name.
+func sample(t testing.TB) map[string]contract.Record {
+	t.Helper()
+	records := map[string]contract.Record{}
+	for name, cmd := range commands() {
+		rec, err := contract.EncodeCommand(contract.NewTopics(contract.DefaultPrefix), contract.DefaultPartitions, cmd, trace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		records["command-"+name] = rec
+	}
+	for name, ev := range story(t) {
+		key := []byte(ev.Pair)
+		rec, err := contract.EncodeEvent(contract.NewTopics(contract.DefaultPrefix).Events, contract.PartitionOf(key, contract.DefaultPartitions), ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		records["event-"+name] = rec
+	}
+	rec, err := contract.EncodeDeadLetter(contract.NewTopics(contract.DefaultPrefix).DeadLetter, 3, contract.DeadLetter{
+		Topic: "bondmate.commands.v1", Partition: 3, Offset: 42, Error: "decode command: malformed record: type is missing",
+		Time: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC), Key: []byte(partner.PairOf(id(1), id(2)).String()),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	records["deadletter"] = rec
+	return records
+}
+
+func TestStoryTellsEveryEvent(t *testing.T) {
+	t.Parallel()
+	events := story(t)
+	for _, kind := range partner.EventTypes() {
+		if kind == partner.EventSlotVacated { // comes with slots that are granted or taken away
+			continue
+		}
+		if _, ok := events[kind.String()]; !ok {
+			t.Errorf("the story has no %s", kind)
+		}
+	}
+	for _, name := range []string{"request.accepted-crossed", "partnership.started-restored", "partnership.ended-silent"} {
+		if _, ok := events[name]; !ok {
+			t.Errorf("the story has no %s", name)
+		}
+	}
+}
