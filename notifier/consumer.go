@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -81,11 +82,14 @@ func (c *consumer) pump(ctx context.Context, p bus.Assigned, records chan<- cont
 func (c *consumer) pumpFrom(ctx context.Context, partition int, offset int64, records chan<- contract.Record) error {
 	reader := c.cfg.Bus.OpenPartition(c.cfg.Group.Topic, partition, offset)
 	defer reader.Close()
+	label := strconv.Itoa(partition)
+	defer c.metrics.lag.DeleteLabelValues(label) // another member's from here on
 	for {
 		rec, err := reader.Read(ctx)
 		if err != nil {
 			return fmt.Errorf("read partition %d: %w", partition, err)
 		}
+		c.metrics.lag.WithLabelValues(label).Set(float64(reader.Lag()))
 		select {
 		case records <- rec:
 		case <-ctx.Done():
@@ -210,6 +214,9 @@ func (c *consumer) write(ctx context.Context, batch []contract.Record, poison er
 	for _, l := range letters {
 		c.log.Error("a record cannot be read and is set aside", "topic", l.record.Topic,
 			"partition", l.record.Partition, "offset", l.record.Offset, "error", l.err)
+	}
+	for _, p := range pushes {
+		c.metrics.age.Observe(now.Sub(p.payload.AppliedAt).Seconds())
 	}
 	if inserted > 0 {
 		c.metrics.enqueued.Add(float64(inserted))

@@ -11,6 +11,8 @@ import (
 
 type metrics struct {
 	events      *prometheus.CounterVec
+	age         prometheus.Histogram
+	lag         *prometheus.GaugeVec
 	enqueued    prometheus.Counter
 	outcomes    *prometheus.CounterVec
 	attempts    *prometheus.CounterVec
@@ -41,6 +43,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m := &metrics{
 		events:      prometheus.NewCounterVec(counter("events_total", "Events read, by what became of them."), []string{"fate"}),
+		age:         prometheus.NewHistogram(seconds("event_age_seconds", "From the event's commit to its deliveries being due rows.")),
+		lag:         prometheus.NewGaugeVec(gauge("lag_records", "Records on the events topic that are not yet read."), []string{"partition"}),
 		enqueued:    prometheus.NewCounter(counter("deliveries_total", "Deliveries made due; an event read again counts none.")),
 		outcomes:    prometheus.NewCounterVec(counter("push_outcomes_total", "Deliveries settled, by outcome and event type."), []string{"outcome", "type"}),
 		attempts:    prometheus.NewCounterVec(counter("push_attempts_total", "Claims worked on, by result: sent or the verdict."), []string{"result"}),
@@ -54,7 +58,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		lostClaims:  prometheus.NewCounter(counter("lost_claims_total", "Results that came after their lease and changed nothing.")),
 		skipped:     prometheus.NewCounter(counter("skipped_ranges_total", "Times that the topic no longer held the offset to go on from.")),
 	}
-	reg.MustRegister(m.events, m.enqueued, m.outcomes, m.attempts, m.call, m.dueToSent, m.delivery, m.breaker,
+	reg.MustRegister(m.events, m.age, m.lag, m.enqueued, m.outcomes, m.attempts, m.call, m.dueToSent, m.delivery, m.breaker,
 		m.transitions, m.backlog, m.held, m.lostClaims, m.skipped)
 	return m
 }

@@ -23,13 +23,13 @@ const patience = 20 * time.Second
 
 // world is a database and a push provider of a test's own.
 type world struct {
-	t    *testing.T
+	t    testing.TB
 	pool *pgxpool.Pool
 	fcm  *fcm.Server
 	reg  *prometheus.Registry
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, pool: postgrestest.New(t), reg: prometheus.NewRegistry()}
 	var err error
@@ -163,7 +163,7 @@ func event(kind partner.EventType, data partner.EventData, seq int64, to ...uuid
 	return ev
 }
 
-func record(t *testing.T, ev contract.Event, offset int64) contract.Record {
+func record(t testing.TB, ev contract.Event, offset int64) contract.Record {
 	t.Helper()
 	rec, err := contract.EncodeEvent("test.events", 0, ev)
 	if err != nil {

@@ -139,7 +139,7 @@ func insertLetters(ctx context.Context, tx pgx.Tx, now time.Time, letters []dead
 	)
 	for i, l := range letters {
 		r := l.record
-		topics[i], partitions[i], offsets[i] = r.Topic, int16(r.Partition), r.Offset //nolint:gosec // Kafka's partitions are few
+		topics[i], partitions[i], offsets[i] = r.Topic, int16(r.Partition), r.Offset
 		texts[i] = storable(l.err.Error())
 		keys[i], values[i] = r.Key, r.Value
 		b, err := json.Marshal(storedHeaders(r.Headers))
@@ -264,7 +264,7 @@ func (s store) claim(ctx context.Context, now, leaseEnds time.Time, limit int) (
 			)
 			err := row.Scan(&c.ID, &kind, &c.Attempts, &c.DueAt, &c.ExpiresAt, &c.Payload, &outcome,
 				&c.Token, &c.Preview, &c.SeenAt)
-			c.Kind = partner.EventType(kind) //nolint:gosec // written from one
+			c.Kind = partner.EventType(kind)
 			if outcome == "" {
 				jobs = append(jobs, c)
 			} else {
