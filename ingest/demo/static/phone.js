@@ -25,6 +25,7 @@ export class Phone extends EventTarget {
   #loading = false;
   #busy = false;
   #error = "";
+  #onlineSince = Infinity;
   #fcmToken = `demo-${crypto.randomUUID()}`;
   #shown = new Set();
 
@@ -97,7 +98,7 @@ export class Phone extends EventTarget {
       element("span", {}, TEXTS[frame.type] ?? frame.type,
         frame.data.restored ? element("em", {}, "restored") : "",
         frame.data.code ? element("em", {}, frame.data.code) : ""),
-      element("b", {}, ms === null ? "" : `${ms.toFixed(1)} ms`));
+      element("b", {}, ms === null ? "" : ms === undefined ? "caught up" : `${ms.toFixed(1)} ms`));
     row.dataset.type = frame.type;
     const list = this.#find(".events");
     list.prepend(row);
@@ -106,10 +107,13 @@ export class Phone extends EventTarget {
     this.#refresh();
   }
 
-  /** Tells the page that an event arrived and asks how long it took. */
+  /**
+   * Tells the page that an event arrived; the page answers in ms how long it took: null
+   * when that is not known, undefined when the phone was offline meanwhile.
+   */
   dispatchDelivered(frame) {
     const actor = frame.data.byUserId ?? frame.data.fromUserId ?? null;
-    const detail = { frame, actor, at: performance.now(), ms: null };
+    const detail = { frame, actor, at: performance.now(), onlineSince: this.#onlineSince, ms: null };
     this.dispatchEvent(new CustomEvent("delivered", { detail }));
     return detail;
   }
@@ -144,7 +148,7 @@ export class Phone extends EventTarget {
       partner: current.partner ? current : null,
       incoming: incoming.requests,
       outgoing: outgoing.requests,
-      restorable: restorable.partnerships ?? [],
+      restorable: restorable.restorable,
     };
   }
 
@@ -172,6 +176,7 @@ export class Phone extends EventTarget {
     this.#find(".dot").dataset.state = state;
     this.#find(".state").textContent = state;
     this.#root.dataset.state = state;
+    this.#onlineSince = state === "online" ? performance.now() : Infinity;
     if (state === "online") this.#refresh();
   }
 
