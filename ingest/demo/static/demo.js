@@ -13,8 +13,9 @@ for (const phone of [left, right]) {
   phone.addEventListener("delivered", (e) => {
     const { actor, at, onlineSince } = e.detail;
     if (!acted.has(actor)) return;
-    const missed = onlineSince > acted.get(actor); // not the pipe's time but the network's
-    e.detail.ms = missed ? undefined : at - acted.get(actor);
+    const since = acted.get(actor);
+    const missed = since === Infinity || onlineSince > since; // not the pipe's time but the network's
+    e.detail.ms = missed ? undefined : at - since;
     if (!missed && actor !== phone.userId) show(e.detail.ms);
   });
 }

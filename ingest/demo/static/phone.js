@@ -78,7 +78,8 @@ export class Phone extends EventTarget {
     this.#busy = true;
     this.#error = "";
     this.#draw();
-    this.dispatchEvent(new CustomEvent("acted", { detail: performance.now() }));
+    const offline = this.#onlineSince === Infinity; // the command waits: there is nothing to measure
+    this.dispatchEvent(new CustomEvent("acted", { detail: offline ? Infinity : performance.now() }));
     try {
       await this.#client.command(method, path, body);
     } catch (err) {
