@@ -115,7 +115,9 @@ func (p *process) close() {
 	}
 }
 
-// openPool opens the pool that everything in this process shares.
+// openPool opens the pool that everything in this process shares. A database that goes
+// away later does not make the process unready: what needs no database goes on, and no
+// other instance would do better.
 func (p *process) openPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
@@ -127,7 +129,6 @@ func (p *process) openPool(ctx context.Context, url string) (*pgxpool.Pool, erro
 		return nil, err
 	}
 	p.registry.MustRegister(postgres.NewCollector(pool))
-	p.ready.Add("postgres", pool.Ping)
 	return pool, nil
 }
 

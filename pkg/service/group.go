@@ -86,7 +86,10 @@ func NewGroup(cfg GroupConfig) *Group {
 }
 
 // Add appends a member. It must not be called once Run runs.
-func (g *Group) Add(m Member) { g.members = append(g.members, m) }
+func (g *Group) Add(m Member) {
+	g.panics.WithLabelValues(m.Name) // shown as 0 until it happens
+	g.members = append(g.members, m)
+}
 
 // PanicError is the panic of a member.
 type PanicError struct {
