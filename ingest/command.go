@@ -83,7 +83,7 @@ func (in *intent) identify(key, method string, u *url.URL, body any) error {
 		}
 	}
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%s\n%s\n%s\n", method, u.Path, u.Query().Encode()) // sorted too
+	sum.Write(fmt.Appendf(nil, "%s\n%s\n%s\n", method, u.Path, u.Query().Encode())) // sorted too
 	sum.Write(canonical)
 	copy(in.fingerprint[:], sum.Sum(nil))
 	if key == "" {
@@ -147,7 +147,7 @@ func (c *commander) writeOnce(ctx context.Context, in *intent) (acceptedAt time.
 		case <-e.written:
 		case <-limit.C:
 			return time.Time{}, nil, unavailable(nil, "queue_unavailable",
-				"The command is still being queued; try again with the same Idempotency-Key.", time.Second)
+				"The command is still being queued; try again with the same Idempotency-Key.")
 		}
 		switch {
 		case e.err == nil:
@@ -236,7 +236,7 @@ func (c *commander) await(ctx context.Context, in *intent, w *waiter, a await) (
 		}
 		out, err := c.outcomes.look(ctx, in.id)
 		if err != nil {
-			c.log.WarnContext(ctx, "look for an awaited outcome", "commandId", in.id, "error", err)
+			c.log.WarnContext(ctx, "look for an awaited outcome", "command_id", in.id, "error", err)
 			continue
 		}
 		if out != nil {

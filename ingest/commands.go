@@ -27,23 +27,26 @@ func (s *Server) SendRequest(ctx context.Context, req api.SendRequestRequestObje
 	return s.carryOut(ctx, call{
 		kind: partner.Send, prefer: req.Params.Prefer, key: req.Params.IdempotencyKey,
 		resolve: func(ctx context.Context, in *intent, cmd *partner.Command) (time.Duration, error) {
-			target := uuid.Nil
-			if body.ToUserId != nil {
-				target = *body.ToUserId
-			} else {
-				ctx, cancel := context.WithDeadline(ctx, in.arrived.Add(s.commander.deadline))
-				defer cancel()
-				person, err := s.accounts.FindByPartnerCode(ctx, *body.PartnerCode)
-				if err != nil {
-					return 0, err
-				}
-				target = person.ID
+			target, err := s.target(ctx, in, body)
+			if err != nil {
+				return 0, err
 			}
 			cmd.Pair = partner.PairOf(in.issuer, target)
 			cmd.Message, cmd.Fresh = message, isTrue(body.Fresh)
 			return 0, nil
 		},
 	})
+}
+
+// target is whom a request is for. A search by code counts against the command's deadline.
+func (s *Server) target(ctx context.Context, in *intent, body *api.SendRequest) (uuid.UUID, error) {
+	if body.ToUserId != nil {
+		return *body.ToUserId, nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, in.arrived.Add(s.commander.deadline))
+	defer cancel()
+	person, err := s.accounts.FindByPartnerCode(ctx, *body.PartnerCode)
+	return person.ID, err
 }
 
 // AcceptRequest implements PUT …/request/{requestId}/accept.
@@ -246,7 +249,7 @@ func (s *Server) GetCommand(ctx context.Context, req api.GetCommandRequestObject
 				Id: e.id, Type: e.kind.String(), Status: api.CommandStatusAccepted, AcceptedAt: e.acceptedAt,
 			}, nil
 		}
-		if err := s.pipe.drained(ctx, pipeWait); err != nil {
+		if err = s.pipe.drained(ctx, pipeWait); err != nil {
 			return nil, err
 		}
 		if out, err = s.outcomes.look(ctx, req.Id); err != nil {
@@ -290,4 +293,3 @@ func (s *Server) sanitised(pointer string, text *string) (string, error) {
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }
-

@@ -19,7 +19,7 @@ import (
 const (
 	// acquireTimeout bounds the wait for a pooled connection: a full pool or a dead server
 	// is a 503 soon, not a queue.
-	acquireTimeout = time.Second
+	acquireTimeout = 1500 * time.Millisecond
 	// queryTimeout is longer than the server's own statement_timeout, so the server gives
 	// up first and the connection survives.
 	queryTimeout = 5 * time.Second

@@ -78,14 +78,14 @@ func (s *Server) recovered(rec *statusRecorder, r *http.Request, p any) {
 func (s *Server) logAccess(r *http.Request, x *exchange, status int, took time.Duration) {
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
-		slog.String("requestId", x.id),
+		slog.String("request_id", x.id),
 		slog.String("method", r.Method),
 		slog.String("route", x.route),
 		slog.Int("status", status),
 		slog.Duration("took", took),
 	}
 	if x.caller.UserID != uuid.Nil {
-		attrs = append(attrs, slog.String("userId", x.caller.UserID.String()))
+		attrs = append(attrs, slog.String("user_id", x.caller.UserID.String()))
 	}
 	if x.code != "" {
 		attrs = append(attrs, slog.String("code", x.code))
@@ -191,7 +191,9 @@ func (s *Server) authenticate(r *http.Request) (identity.Identity, error) {
 	if err != nil {
 		return identity.Identity{}, err
 	}
-	active, err := s.accounts.IsSessionActive(r.Context(), caller.SessionID)
+	ctx, cancel := context.WithTimeout(r.Context(), acquireTimeout)
+	defer cancel()
+	active, err := s.accounts.IsSessionActive(ctx, caller.SessionID)
 	if err != nil {
 		return identity.Identity{}, fmt.Errorf("check session: %w", err)
 	}

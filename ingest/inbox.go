@@ -89,7 +89,7 @@ func scanNotification(row pgx.CollectableRow) (api.Notification, error) {
 	var kind int16
 	err := row.Scan(&n.Seq, &n.Id, &kind, &n.Time, (*[]byte)(&n.Data))
 	n.Time = n.Time.UTC()
-	n.Type = partner.EventType(kind).String() //nolint:gosec // written from a uint8
+	n.Type = partner.EventType(kind).String()
 	return n, err
 }
 

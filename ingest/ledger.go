@@ -44,11 +44,11 @@ func newLedger() *ledger {
 func (l *ledger) open(in *intent) (e *entry, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e, ok := l.active[in.id]; ok {
-		return e, false
+	if other, ok := l.active[in.id]; ok {
+		return other, false
 	}
-	if e, ok := l.done.get(in.id); ok {
-		return e, false
+	if other, ok := l.done.get(in.id); ok {
+		return other, false
 	}
 	e = &entry{id: in.id, issuer: in.issuer, kind: in.kind, fingerprint: in.fingerprint, written: make(chan struct{})}
 	l.active[in.id] = e

@@ -44,7 +44,7 @@ type outcome struct {
 
 func (o *outcome) applied() bool { return o.Status == statusApplied }
 
-func (o *outcome) typeName() string { return partner.CommandType(o.Type).String() } //nolint:gosec // written from a uint8
+func (o *outcome) typeName() string { return partner.CommandType(o.Type).String() }
 
 func (o *outcome) code() string {
 	if o.Code == nil {
@@ -144,9 +144,9 @@ func (o *outcomes) load(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*ou
 		}
 		rows, err = pgx.CollectRows(result, func(row pgx.CollectableRow) (*outcome, error) {
 			var out outcome
-			err := row.Scan(&out.ID, &out.Issuer, &out.Type, &out.Fingerprint, &out.Status, &out.Code,
+			scanErr := row.Scan(&out.ID, &out.Issuer, &out.Type, &out.Fingerprint, &out.Status, &out.Code,
 				(*[]byte)(&out.Result), &out.Seq, &out.AcceptedAt, &out.AppliedAt)
-			return &out, err
+			return &out, scanErr
 		})
 		return err
 	})

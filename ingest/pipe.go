@@ -46,7 +46,7 @@ func (p *pipe) drained(ctx context.Context, limit time.Duration) error {
 	_, ends, err := p.offsets.Offsets(ctx, p.topic)
 	if err != nil {
 		return unavailable(fmt.Errorf("read end offsets of %s: %w", p.topic, err), "queue_unavailable",
-			"The queue does not answer, so it cannot be told whether this exists; try again.", time.Second)
+			"The queue does not answer, so it cannot be told whether this exists; try again.")
 	}
 	for pause := pipePollFirst; ; pause = min(2*pause, pipePollLast) {
 		lag, err := p.lagBehind(ctx, ends)
@@ -95,15 +95,6 @@ func (p *pipe) lagBehind(ctx context.Context, ends []int64) (int64, error) {
 	return lag, nil
 }
 
-// lag returns how many commands are queued and not applied.
-func (p *pipe) lag(ctx context.Context) (int64, error) {
-	_, ends, err := p.offsets.Offsets(ctx, p.topic)
-	if err != nil {
-		return 0, fmt.Errorf("read end offsets of %s: %w", p.topic, err)
-	}
-	return p.lagBehind(ctx, ends)
-}
-
 func behind(cause error) error {
-	return unavailable(cause, "behind", "Commands are still queued, so it cannot be told yet; try again.", time.Second)
+	return unavailable(cause, "behind", "Commands are still queued, so it cannot be told yet; try again.")
 }

@@ -55,16 +55,19 @@ func (p *guardedPublisher) publish(ctx context.Context, rec contract.Record) err
 	case err == nil:
 		return nil
 	case errors.Is(err, bus.ErrBufferFull):
-		return unavailable(err, "overloaded", "Too much is going on; try again.", time.Second)
+		return unavailable(err, "overloaded", "Too much is going on; try again.")
 	default:
-		return unavailable(err, "queue_unavailable", "The command could not be queued; try again with the same Idempotency-Key.", breakerPause)
+		return unavailable(err, "queue_unavailable", "The command could not be queued; try again with the same Idempotency-Key.")
 	}
 }
 
 func (p *guardedPublisher) state() string { return p.breaker.State().String() }
 
-func unavailable(cause error, code, detail string, retry time.Duration) error {
+// retryAfter is told with what is likely to be over soon.
+const retryAfter = time.Second
+
+func unavailable(cause error, code, detail string) error {
 	f := fault.Wrap(cause, fault.Unavailable, code, detail)
-	f.RetryAfter = retry
+	f.RetryAfter = retryAfter
 	return f
 }

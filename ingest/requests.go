@@ -128,7 +128,7 @@ func scanRequest(viewer uuid.UUID, now time.Time) pgx.RowToFunc[api.PartnerReque
 		if message != "" {
 			r.Message = &message
 		}
-		state := partner.RequestStatus(status) //nolint:gosec // written from a uint8
+		state := partner.RequestStatus(status)
 		if state == partner.RequestPending && !r.ExpiresAt.After(now) {
 			expired := r.ExpiresAt
 			state, r.ResolvedAt = partner.RequestExpired, &expired

@@ -356,4 +356,3 @@ func TestValidation(t *testing.T) {
 		t.Errorf("%d commands were written", got-before)
 	}
 }
-

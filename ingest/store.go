@@ -127,7 +127,7 @@ func pageOf(cursor *string, limit *int) (page, error) {
 	if err != nil || len(raw) != cursorBytes {
 		return page{}, invalid("cursor", "wrong_format", "The cursor is not one of this list.")
 	}
-	p.at = time.UnixMicro(int64(binary.BigEndian.Uint64(raw))).UTC() //nolint:gosec // any time is as good as another
+	p.at = time.UnixMicro(int64(binary.BigEndian.Uint64(raw))).UTC()
 	p.id = uuid.UUID(raw[8:])
 	return p, nil
 }
@@ -139,7 +139,7 @@ func (p page) next(n int, last func() (time.Time, uuid.UUID)) *string {
 		return nil
 	}
 	at, id := last()
-	raw := binary.BigEndian.AppendUint64(make([]byte, 0, cursorBytes), uint64(at.UnixMicro())) //nolint:gosec // as above
+	raw := binary.BigEndian.AppendUint64(make([]byte, 0, cursorBytes), uint64(at.UnixMicro()))
 	cursor := base64.RawURLEncoding.EncodeToString(append(raw, id[:]...))
 	return &cursor
 }

@@ -40,7 +40,7 @@ var devKeys = sync.OnceValues(func() (*identity.Keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	return identity.LoadOrCreateDevelopmentKeys(dir)
 })
 
@@ -75,7 +75,7 @@ func newInstance(t *testing.T, pool *pgxpool.Pool, q *queue, options ...option) 
 	must(t, err)
 	passwords, err := identity.NewPasswords(identity.PasswordConfig{Memory: 64, Iterations: 1})
 	must(t, err)
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	service, err := accounts.New(accounts.Config{Pool: pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log})
 	must(t, err)
 	registry := prometheus.NewRegistry()
@@ -95,8 +95,8 @@ func newInstance(t *testing.T, pool *pgxpool.Pool, q *queue, options ...option) 
 	t.Cleanup(func() {
 		front.Close()
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("run: %v", err)
+		if runErr := <-done; runErr != nil {
+			t.Errorf("run: %v", runErr)
 		}
 	})
 	spec, err := openapi3.NewLoader().LoadFromFile("openapi.yaml")
@@ -216,7 +216,7 @@ func (w *world) try(method, path, token string, header []string, body any) (answ
 	if err != nil {
 		return answer{}, err
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	raw, err := io.ReadAll(res.Body)
 	if err != nil {
 		return answer{}, err
