@@ -191,11 +191,6 @@ func TestHistoriesGetSomewhere(t *testing.T) {
 		seen[string(d.Outcome.Code)]++
 		return d
 	}
-	for seed := range 300 {
-		if err := happen(histories().Example(seed), record); err != nil {
-			t.Fatal(err)
-		}
-	}
 	want := []string{
 		"restored", "crossed", "silent", "self_request", "already_partners", "request_pending", "no_vacant_slot",
 		"target_unavailable", "not_found", "not_pending", "not_current", "account_deleting",
@@ -205,8 +200,14 @@ func TestHistoriesGetSomewhere(t *testing.T) {
 			want = append(want, e.String())
 		}
 	}
+	missing := func(name string) bool { return seen[name] == 0 }
+	for seed := 0; seed < 300 && slices.ContainsFunc(want, missing); seed++ {
+		if err := happen(histories().Example(seed), record); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, name := range want {
-		if seen[name] == 0 {
+		if missing(name) {
 			t.Errorf("no history has %s: %v", name, seen)
 		}
 	}
