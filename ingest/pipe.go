@@ -50,7 +50,10 @@ func (p *pipe) drained(ctx context.Context, limit time.Duration) error {
 	}
 	for pause := pipePollFirst; ; pause = min(2*pause, pipePollLast) {
 		lag, err := p.lagBehind(ctx, ends)
-		if err != nil {
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return behind(err) // the limit ended in the middle of a look
+		case err != nil:
 			return err
 		}
 		if lag == 0 {
