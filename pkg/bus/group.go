@@ -226,9 +226,27 @@ func (c *Client) Committed(ctx context.Context, group, topic string) ([]int64, e
 	if err != nil {
 		return nil, fmt.Errorf("fetch offsets of group %s: %w", group, err)
 	}
-	offsets, partitions := make([]int64, n), make([]int, n)
+	partitions := make([]int, n)
 	for i := range n {
-		offsets[i], partitions[i] = -1, i
+		partitions[i] = i
+	}
+	b := readBackoff()
+	for {
+		offsets, err := c.committed(ctx, group, topic, partitions)
+		if err == nil {
+			return offsets, nil
+		}
+		// The group's coordinator moves, and does not exist before a cluster's first group.
+		if code, ok := errors.AsType[kafka.Error](err); !ok || !code.Temporary() || !b.wait(ctx) {
+			return nil, fmt.Errorf("fetch offsets of group %s: %w", group, err)
+		}
+	}
+}
+
+func (c *Client) committed(ctx context.Context, group, topic string, partitions []int) ([]int64, error) {
+	offsets := make([]int64, len(partitions))
+	for i := range offsets {
+		offsets[i] = -1
 	}
 	res, err := c.admin.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: group, Topics: map[string][]int{topic: partitions}})
 	if err == nil {
@@ -239,16 +257,16 @@ func (c *Client) Committed(ctx context.Context, group, topic string) ([]int64, e
 		return offsets, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("fetch offsets of group %s: %w", group, err)
+		return nil, err
 	}
 	for _, p := range res.Topics[topic] {
 		if errors.Is(p.Error, kafka.GroupIdNotFound) {
 			continue
 		}
 		if p.Error != nil {
-			return nil, fmt.Errorf("fetch offsets of group %s, partition %d: %w", group, p.Partition, p.Error)
+			return nil, fmt.Errorf("partition %d: %w", p.Partition, p.Error)
 		}
-		if p.Partition < n {
+		if p.Partition < len(offsets) {
 			offsets[p.Partition] = max(p.CommittedOffset, -1)
 		}
 	}

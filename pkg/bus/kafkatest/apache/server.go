@@ -231,6 +231,9 @@ func properties(dir string, port, controllerPort int) string {
 		"share.coordinator.state.topic.min.isr=1",
 		"group.initial.rebalance.delay.ms=0",
 		"group.min.session.timeout.ms=100",
+		// A killed broker cannot register again before its session has ended.
+		"broker.session.timeout.ms=2000",
+		"broker.heartbeat.interval.ms=300",
 		"num.network.threads=2",
 		"num.io.threads=2",
 		"background.threads=2",
