@@ -168,7 +168,7 @@ func sortedIDs(set map[uuid.UUID]struct{}) []uuid.UUID {
 func (b *batch) partitionIDs() []int16 {
 	ids := make([]int16, len(b.steps))
 	for i, s := range b.steps {
-		ids[i] = int16(s.part.id) //nolint:gosec // partitions are few
+		ids[i] = int16(s.part.id)
 	}
 	return ids
 }

@@ -38,7 +38,7 @@ func (p *Processor) claim(ctx context.Context, conn *pgx.Conn, assigned []bus.As
 		if a.Partition < 0 || a.Partition >= len(start) {
 			return nil, "", fmt.Errorf("assigned partition %d of %d", a.Partition, len(start))
 		}
-		ids[i], starts[i] = int16(a.Partition), start[a.Partition] //nolint:gosec // partitions are few
+		ids[i], starts[i] = int16(a.Partition), start[a.Partition]
 	}
 	tctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
 	defer cancel()
@@ -48,16 +48,18 @@ func (p *Processor) claim(ctx context.Context, conn *pgx.Conn, assigned []bus.As
 	}
 	parts, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (*partition, error) {
 		part := &partition{}
-		err := r.Scan(&part.id, &part.epoch, &part.version, &part.next, &part.lastID, &part.eventSeq, &part.relayed)
+		if scanErr := r.Scan(&part.id, &part.epoch, &part.version, &part.next, &part.lastID, &part.eventSeq, &part.relayed); scanErr != nil {
+			return nil, scanErr
+		}
 		part.published.Store(part.relayed)
 		part.applied.Store(part.next)
-		return part, err
+		return part, nil
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("claim partitions: %w", err)
 	}
 	var epoch string
-	if err := conn.QueryRow(tctx, streamEpochSQL).Scan(&epoch); err != nil {
+	if err = conn.QueryRow(tctx, streamEpochSQL).Scan(&epoch); err != nil {
 		return nil, "", fmt.Errorf("load stream epoch: %w", err)
 	}
 	// Read after the claim: whoever had the partitions before moves next_offset no more.
@@ -66,7 +68,7 @@ func (p *Processor) claim(ctx context.Context, conn *pgx.Conn, assigned []bus.As
 		return nil, "", err
 	}
 	for _, part := range parts {
-		if err := p.checkLog(ctx, part, start[part.id], end[part.id]); err != nil {
+		if err = p.checkLog(ctx, part, start[part.id], end[part.id]); err != nil {
 			return nil, "", err
 		}
 	}

@@ -39,7 +39,7 @@ func (idArrayPlan) Encode(value any, buf []byte) ([]byte, error) {
 	if len(ids) == 0 {
 		return append(buf, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, pgtype.UUIDOID>>8, pgtype.UUIDOID&0xff), nil
 	}
-	for _, n := range [...]uint32{1, 0, pgtype.UUIDOID, uint32(len(ids)), 1} { //nolint:gosec // batches are small
+	for _, n := range [...]uint32{1, 0, pgtype.UUIDOID, uint32(len(ids)), 1} {
 		buf = binary.BigEndian.AppendUint32(buf, n)
 	}
 	for i := range ids {

@@ -33,7 +33,7 @@ const (
 
 func (c *cut) Write(p []byte) (int, error) {
 	if c.mode.CompareAndSwap(cutRequest, cutNothing) {
-		_ = c.Conn.Close()
+		_ = c.Close()
 		return 0, errors.New("cut before the request")
 	}
 	return c.Conn.Write(p)
@@ -49,7 +49,7 @@ func (c *cut) Read(p []byte) (int, error) {
 			}
 		}
 		c.mode.Store(cutNothing)
-		_ = c.Conn.Close()
+		_ = c.Close()
 		return 0, errors.New("cut before the answer")
 	}
 	return n, err

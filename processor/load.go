@@ -101,6 +101,11 @@ CROSS JOIN LATERAL (
     (SELECT x.id, x.sender, x.target, x.created_at FROM requests x
      WHERE GREATEST(x.sender, x.target) = k.id AND x.status = 1 LIMIT $2)) AS r`
 
+func scanFence(row pgx.CollectableRow) (f fence, err error) {
+	err = row.Scan(&f.partition, &f.epoch, &f.version, &f.next)
+	return f, err
+}
+
 // load begins the transaction, takes fence and locks and reads what the batch concerns,
 // in one round trip.
 func (b *batch) load(ctx context.Context, conn *pgx.Conn) (*world, []fence, error) {
@@ -109,9 +114,7 @@ func (b *batch) load(ctx context.Context, conn *pgx.Conn) (*world, []fence, erro
 	q := &pgx.Batch{}
 	q.Queue("begin")
 	q.Queue("fence", b.partitionIDs()).Query(func(rows pgx.Rows) (err error) {
-		fences, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (f fence, err error) {
-			return f, row.Scan(&f.partition, &f.epoch, &f.version, &f.next)
-		})
+		fences, err = pgx.CollectRows(rows, scanFence)
 		return err
 	})
 	q.Queue("lock_streams", b.users).Query(w.scanStreams)
@@ -162,7 +165,7 @@ func (w *world) scanUsers(rows pgx.Rows) error {
 		if err := rows.Scan(raw(&id), &status, &slots, &used, &partnershipIDs); err != nil {
 			return err
 		}
-		u := partner.User{ID: id, Status: partner.UserStatus(status), Slots: slots} //nolint:gosec // written by us, 1 to 4
+		u := partner.User{ID: id, Status: partner.UserStatus(status), Slots: slots}
 		for i, slot := range used {
 			u.Occupied = append(u.Occupied, partner.Occupied{Slot: slot, PartnershipID: partnershipIDs[i]})
 		}
@@ -179,7 +182,7 @@ func (w *world) scanRequests(rows pgx.Rows) error {
 	)
 	dest := []any{raw(&r.ID), raw(&r.Sender), raw(&r.Target), &r.Message, &r.Fresh, &status, &r.CreatedAt, &r.ExpiresAt, &resolved}
 	_, err := pgx.ForEachRow(rows, dest, func() error {
-		r.Status = partner.RequestStatus(status) //nolint:gosec // written by us, 1 to 6
+		r.Status = partner.RequestStatus(status)
 		r.CreatedAt, r.ExpiresAt, r.ResolvedAt = r.CreatedAt.UTC(), r.ExpiresAt.UTC(), instant(resolved)
 		w.pair(partner.PairOf(r.Sender, r.Target)).put(r)
 		return nil
@@ -199,7 +202,7 @@ func (w *world) scanPartnerships(rows pgx.Rows) error {
 		&endedBy, &p.Reason, &p.Quiet, &p.RestoredCount, &p.Version,
 	}
 	_, err := pgx.ForEachRow(rows, dest, func() error {
-		p.Status = partner.PartnershipStatus(status) //nolint:gosec // written by us, 1 to 3
+		p.Status = partner.PartnershipStatus(status)
 		p.StartedAt, p.EndedAt, p.RestorableUntil = p.StartedAt.UTC(), instant(ended), instant(restorable)
 		p.EndedBy = endedBy.UUID
 		loaded := p

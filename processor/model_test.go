@@ -179,7 +179,8 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 		t.Errorf("partnerships (-core +tables):\n%s", diff)
 	}
 	inbox := table(r, `SELECT user_id, count(*) FROM inbox GROUP BY user_id`, func(row pgx.CollectableRow) (id uuid.UUID, n int64, err error) {
-		return id, n, row.Scan(&id, &n)
+		err = row.Scan(&id, &n)
+		return id, n, err
 	})
 	if diff := cmp.Diff(m.inbox, inbox); diff != "" {
 		t.Errorf("inboxes (-core +tables):\n%s", diff)
@@ -205,7 +206,8 @@ func table[V any](r *rig, sql string, scan func(pgx.CollectableRow) (id uuid.UUI
 
 func outcomes(r *rig) map[uuid.UUID]string {
 	return table(r, `SELECT id, COALESCE(code, '') FROM commands`, func(row pgx.CollectableRow) (id uuid.UUID, code string, err error) {
-		return id, code, row.Scan(&id, &code)
+		err = row.Scan(&id, &code)
+		return id, code, err
 	})
 }
 

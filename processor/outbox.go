@@ -88,7 +88,7 @@ func (r row) record(t contract.Topics, partitions int, epoch string) (contract.R
 	switch r.topic {
 	case toEvents:
 		ev := contract.Event{
-			EventID: r.id, Type: partner.EventType(r.kind).String(), CommandID: r.commandID, //nolint:gosec // small by schema
+			EventID: r.id, Type: partner.EventType(r.kind).String(), CommandID: r.commandID,
 			Pair: r.pair.String(), Epoch: epoch, Seq: r.seq, AcceptedAt: r.acceptedAt, AppliedAt: r.appliedAt,
 			Recipients: make([]contract.Recipient, 0, 2), Data: json.RawMessage(r.data), Traceparent: r.traceparent,
 		}
@@ -104,7 +104,7 @@ func (r row) record(t contract.Topics, partitions int, epoch string) (contract.R
 			return contract.Record{}, fmt.Errorf("read follow-up %s: %w", r.id, err)
 		}
 		cmd := partner.Command{
-			ID: r.id, Type: partner.CommandType(r.kind), Issuer: f.Issuer, Pair: r.pair, AcceptedAt: r.acceptedAt, //nolint:gosec // small by schema
+			ID: r.id, Type: partner.CommandType(r.kind), Issuer: f.Issuer, Pair: r.pair, AcceptedAt: r.acceptedAt,
 			Cause: f.Cause, RequestID: f.RequestID, PartnershipID: f.PartnershipID, Fresh: f.Fresh, Quiet: f.Quiet, More: f.More,
 		}
 		copy(cmd.Fingerprint[:], f.Fingerprint)

@@ -137,7 +137,7 @@ func (w *world) rejectParked(b *batch, it *item, p parkedRow) error {
 	}
 	if err != nil {
 		// Of a newer program's command only the envelope can be told. Its type has no number.
-		cmd = partner.Command{ID: env.ID, Issuer: env.Issuer, Pair: env.Pair, AcceptedAt: p.at}
+		cmd = partner.Command{ID: env.ID, Issuer: env.Issuer, Pair: env.Pair, AcceptedAt: p.at.UTC()}
 	}
 	name := env.Type
 	d := partner.Decision{
@@ -168,10 +168,9 @@ func (b *batch) loadWaiting(pair partner.Pair) ([]parkedRow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load parked commands of %s: %w", pair, err)
 	}
-	out, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (parkedRow, error) {
-		p := parkedRow{pair: pair}
-		err := r.Scan(&p.partition, &p.offset, &p.id, &p.value, &p.at)
-		p.at = p.at.UTC()
+	out, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (p parkedRow, err error) {
+		p.pair = pair
+		err = r.Scan(&p.partition, &p.offset, &p.id, &p.value, &p.at)
 		return p, err
 	})
 	if err != nil {

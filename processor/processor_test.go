@@ -11,7 +11,7 @@ import (
 
 func TestCommandsTakeEffectOnceAndInOrder(t *testing.T) {
 	t.Parallel()
-	r, m := newMemoryRig(t)
+	r, _ := newMemoryRig(t)
 	a, b := r.user(1), r.user(1)
 	s := send(a, b)
 	acc := accept(b, s)
@@ -38,7 +38,6 @@ func TestCommandsTakeEffectOnceAndInOrder(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Errorf("Run: %v", err)
 	}
-	_ = m
 }
 
 func TestSupersedesThroughTheTopic(t *testing.T) {
@@ -98,7 +97,7 @@ func TestStaleCommandsAreRejected(t *testing.T) {
 	inTime.AcceptedAt, late.AcceptedAt = old, old
 	m.append(old.Add(3*time.Second), r.record(inTime))
 	m.append(old.Add(4*time.Second), r.record(late))
-	r.start()
+	r.start(func(c *Config) { c.Deadline, c.Skew = 2500*time.Millisecond, time.Second })
 	r.settled()
 	if got := r.outcome(inTime.ID); got != "applied" {
 		t.Errorf("command appended in time is %s, want applied", got)

@@ -151,7 +151,7 @@ func (r *relay) catchUp(ctx context.Context, conn *pgx.Conn, part *partition, up
 				return conn, fmt.Errorf("events of partition %d after %d are not in the table, up to %d were committed",
 					part.id, part.published.Load(), upTo)
 			}
-			if err := r.publish(ctx, rows); err != nil {
+			if err = r.publish(ctx, rows); err != nil {
 				return conn, err
 			}
 			r.caughtUp(part.id)
@@ -194,9 +194,8 @@ func (r *relay) read(ctx context.Context, conn **pgx.Conn, part *partition, upTo
 	if err != nil {
 		return nil, fmt.Errorf("read outbox of partition %d: %w", part.id, err)
 	}
-	rows, err := pgx.CollectRows(found, func(c pgx.CollectableRow) (row, error) {
-		var e row
-		err := c.Scan(&e.partition, &e.seq, &e.topic, raw(&e.id), &e.kind, raw(&e.commandID), raw(&e.pair.Low), raw(&e.pair.High), &e.lowSeq,
+	rows, err := pgx.CollectRows(found, func(c pgx.CollectableRow) (e row, err error) {
+		err = c.Scan(&e.partition, &e.seq, &e.topic, raw(&e.id), &e.kind, raw(&e.commandID), raw(&e.pair.Low), raw(&e.pair.High), &e.lowSeq,
 			&e.highSeq, raw(&e.other), &e.otherSeq, &e.acceptedAt, &e.appliedAt, &e.data, &e.traceparent)
 		return e, err
 	})

@@ -180,7 +180,9 @@ func newRig(t testing.TB, b Bus, topics contract.Topics) *rig {
 	r := &rig{t: t, pool: pool, url: postgrestest.URL(t, pool), bus: b, topics: topics, reg: prometheus.NewRegistry()}
 	r.cfg = Config{
 		Bus: b, Connect: r.connect, Topics: topics, Partitions: testPartitions, GroupID: topics.Commands + "-processor", Owner: "test",
-		Workers: 2, RelayIdle: 20 * time.Millisecond, Log: testLog(t),
+		Workers: 2, RelayIdle: 20 * time.Millisecond,
+		Deadline: 10 * time.Minute, // a busy machine makes no command of a test stale
+		Log:      testLog(t),
 	}
 	return r
 }

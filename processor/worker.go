@@ -45,8 +45,8 @@ func (w *worker) run(fetching, working context.Context) error {
 	publishing, abandon := context.WithCancel(working)
 	defer abandon()
 	relaying.Go(func() {
-		if err := w.relay.run(publishing); err != nil {
-			w.failed <- fmt.Errorf("relay: %w", err)
+		if relayErr := w.relay.run(publishing); relayErr != nil {
+			w.failed <- fmt.Errorf("relay: %w", relayErr)
 		}
 	})
 	for _, part := range w.parts {
@@ -54,8 +54,8 @@ func (w *worker) run(fetching, working context.Context) error {
 		part.stopPump = cancel
 		pumps.Go(func() {
 			defer cancel()
-			if err := w.pump(ctx, part); err != nil && ctx.Err() == nil {
-				w.failed <- err
+			if pumpErr := w.pump(ctx, part); pumpErr != nil && ctx.Err() == nil {
+				w.failed <- pumpErr
 			}
 		})
 	}
@@ -366,9 +366,7 @@ func (w *worker) reread(ctx context.Context, b *batch) ([]fence, error) {
 	found, err := w.conn.Query(ctx, resolveSQL, b.partitionIDs())
 	if err == nil {
 		var rows []fence
-		rows, err = pgx.CollectRows(found, func(row pgx.CollectableRow) (f fence, err error) {
-			return f, row.Scan(&f.partition, &f.epoch, &f.version, &f.next)
-		})
+		rows, err = pgx.CollectRows(found, scanFence)
 		if err == nil {
 			return rows, nil
 		}

@@ -199,7 +199,7 @@ func queuePartnerships(q *pgx.Batch, ps []partner.Partnership) {
 	reasons, quiet := make([]string, n), make([]bool, n)
 	for i, p := range ps {
 		ids[i], lows[i], highs[i], endedBy[i] = p.ID, p.Pair.Low, p.Pair.High, p.EndedBy
-		status[i], restored[i], versions[i] = int16(p.Status), int32(p.RestoredCount), p.Version //nolint:gosec // a count
+		status[i], restored[i], versions[i] = int16(p.Status), int32(p.RestoredCount), p.Version
 		started[i], ended[i], until[i] = p.StartedAt, nullable(p.EndedAt), nullable(p.RestorableUntil)
 		reasons[i], quiet[i] = p.Reason, p.Quiet
 	}
@@ -247,7 +247,7 @@ func (c *changes) queueOutcomes(q *pgx.Batch) {
 		data, traces := make([]string, n), make([]string, n)
 		for i := range c.rows {
 			r := &c.rows[i]
-			parts[i], seqs[i], topics[i], ids[i], types[i], commands[i] = int16(r.partition), r.seq, r.topic, r.id, r.kind, r.commandID //nolint:gosec // partitions are few
+			parts[i], seqs[i], topics[i], ids[i], types[i], commands[i] = int16(r.partition), r.seq, r.topic, r.id, r.kind, r.commandID
 			lows[i], highs[i], lowSeqs[i], highSeqs[i] = r.pair.Low, r.pair.High, r.lowSeq, r.highSeq
 			others[i], otherSeqs[i] = r.other, r.otherSeq
 			accepted[i], applied[i], data[i], traces[i] = r.acceptedAt, r.appliedAt, r.data, r.traceparent
@@ -259,7 +259,7 @@ func (c *changes) queueOutcomes(q *pgx.Batch) {
 		users, origins := make([]uuid.UUID, n), make([]uuid.UUID, n)
 		seqs, eventSeqs, parts := make([]int64, n), make([]int64, n), make([]int16, n)
 		for i, r := range c.inbox {
-			users[i], seqs[i], parts[i], eventSeqs[i], origins[i] = r.user, r.seq, int16(r.partition), r.eventSeq, r.origin //nolint:gosec // as above
+			users[i], seqs[i], parts[i], eventSeqs[i], origins[i] = r.user, r.seq, int16(r.partition), r.eventSeq, r.origin
 		}
 		q.Queue("write_inbox", users, seqs, parts, eventSeqs, origins)
 	}
@@ -275,7 +275,7 @@ func (b *batch) queuePartitions(q *pgx.Batch, c *changes) {
 		if seq, ok := c.eventSeqs[s.part.id]; ok {
 			s.eventSeq = seq
 		}
-		parts[i], epochs[i], versions[i], nexts[i] = int16(s.part.id), s.part.epoch, s.part.version+1, s.next //nolint:gosec // as above
+		parts[i], epochs[i], versions[i], nexts[i] = int16(s.part.id), s.part.epoch, s.part.version+1, s.next
 		lastIDs[i], eventSeqs[i], relayed[i] = s.lastID, s.eventSeq, s.relayed
 	}
 	users := slices.SortedFunc(maps.Keys(c.streams), func(x, y uuid.UUID) int { return bytes.Compare(x[:], y[:]) })
