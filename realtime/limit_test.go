@@ -76,7 +76,7 @@ func TestSlowSocketIsClosedAlone(t *testing.T) {
 		c.QueueBytes, c.CloseWithin, c.HeadEvery = 64<<10, 200*time.Millisecond, time.Hour
 	})
 	slow, other := w.phone(), w.phone()
-	cs, _ := w.connect(gw, slow, realtimetest.Options{ReadBuffer: 4096})
+	cs, _ := w.connect(gw, slow, realtimetest.Options{ReadBuffer: 256 << 10})
 	co, _ := w.connect(gw, other, realtimetest.Options{})
 	data := json.RawMessage(`{"x":"` + strings.Repeat("x", 16<<10) + `"}`)
 	var seq int64
@@ -117,15 +117,15 @@ func TestSlowSocketIsClosedAlone(t *testing.T) {
 func TestSlowReplayIsNoOverflow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	gw := w.start(func(c *realtime.Config) { c.QueueBytes, c.PageSize = 4<<10, 10 })
+	gw := w.start(func(c *realtime.Config) { c.QueueBytes, c.PageSize = 4<<10, 5 })
 	p := w.phone()
-	w.commitN(p.user, 200)
+	w.commitN(p.user, 100)
 	w.exec(`UPDATE events SET data = json_build_object('x', repeat('x', 131072))`)
 	c, _ := w.connect(gw, p, realtimetest.Options{After: realtimetest.After(0), ReadBuffer: 256 << 10})
 	if n := gw.value("bondmate_realtime_inbox_reads_total", ""); n > 19 {
 		t.Errorf("%v pages read though the phone has taken none", n)
 	}
-	w.events(c, 1, 200)
+	w.events(c, 1, 100)
 	w.quiet(c)
 }
 
@@ -141,12 +141,12 @@ func TestQueuedEventsAreReadAgain(t *testing.T) {
 	p := w.phone()
 	c, _ := w.connect(gw, p, realtimetest.Options{ReadBuffer: 256 << 10})
 	evs := w.commitN(p.user, 100)
+	w.exec(`UPDATE events SET data = '{"withdrawn":true}'`)
 	pad := json.RawMessage(`{"x":"` + strings.Repeat("x", 256<<10) + `"}`)
 	for i := range evs {
 		evs[i].AppliedAt, evs[i].Data = time.Now(), pad
 	}
 	w.topic.publish(evs...)
-	w.exec(`UPDATE events SET data = '{"withdrawn":true}'`)
 	<-time.After(350 * time.Millisecond) // the age itself, not a wait for something
 	withdrawn := 0
 	for i, f := range w.events(c, 1, 100) {
