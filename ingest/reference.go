@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -42,7 +43,7 @@ type referenceField struct {
 
 // renderReference makes the page of the document: no script, nothing from elsewhere.
 func renderReference(spec *openapi3.T) ([]byte, error) {
-	page, err := template.New("reference").Parse(referencePage)
+	page, err := template.New("reference").Funcs(template.FuncMap{"md": inlineMarkdown}).Parse(referencePage)
 	if err != nil {
 		return nil, fmt.Errorf("parse reference page: %w", err)
 	}
@@ -70,6 +71,19 @@ func renderReference(spec *openapi3.T) ([]byte, error) {
 		return nil, fmt.Errorf("render reference page: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+var (
+	strongText = regexp.MustCompile(`\*\*([^*]+)\*\*`)
+	codeText   = regexp.MustCompile("`([^`]+)`")
+)
+
+// inlineMarkdown renders the two marks that the document's texts use. It escapes first.
+func inlineMarkdown(text string) template.HTML {
+	html := template.HTMLEscapeString(text)
+	html = strongText.ReplaceAllString(html, "<strong>$1</strong>")
+	html = codeText.ReplaceAllString(html, "<code>$1</code>")
+	return template.HTML(html) // #nosec G203 -- escaped above, and the text is our own document
 }
 
 func operationReference(spec *openapi3.T, path, method string, item *openapi3.PathItem, op *openapi3.Operation) referenceOperation {
