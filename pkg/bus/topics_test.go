@@ -106,9 +106,7 @@ func TestFirstOffsetAfter(t *testing.T) {
 		var appended []time.Time // a moment after each append
 		for i, claim := range claims {
 			rec := record(topic, 0, "v")
-			if b.Fake() == nil {
-				rec.Time = claim // kfake would take it for the time of the append
-			}
+			rec.Time = claim
 			write(t, c, rec)
 			appended = append(appended, time.Now())
 			if i < len(claims)-1 {

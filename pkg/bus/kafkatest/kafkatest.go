@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,9 +15,11 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/bondmate/backend/pkg/bus"
 	"github.com/bondmate/backend/pkg/bus/kafkatest/apache"
+	"github.com/bondmate/backend/pkg/embedded/appendtime"
 )
 
 // Broker is one running Kafka.
@@ -154,6 +157,7 @@ type fake struct {
 	mu      sync.Mutex
 	addrs   []string
 	cluster *kfake.Cluster
+	stamped map[string]bool // topics with LogAppendTime
 }
 
 func (f *fake) start(tb testing.TB) {
@@ -181,6 +185,24 @@ func (f *fake) start(tb testing.TB) {
 		tb.Fatalf("start embedded broker: %v", err)
 	}
 	f.cluster, f.addrs = cluster, cluster.ListenAddrs()
+	f.stampAppends()
+}
+
+// stampAppends gives topics with message.timestamp.type=LogAppendTime what they ask for.
+func (f *fake) stampAppends() {
+	if f.stamped == nil {
+		f.stamped = map[string]bool{}
+	}
+	// Both controls run on the cluster's goroutine; it ends before another start.
+	f.cluster.ControlKey(int16(kmsg.CreateTopics), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		for _, t := range req.(*kmsg.CreateTopicsRequest).Topics {
+			f.stamped[t.Topic] = slices.ContainsFunc(t.Configs, func(c kmsg.CreateTopicsRequestTopicConfig) bool {
+				return c.Name == "message.timestamp.type" && c.Value != nil && *c.Value == "LogAppendTime"
+			})
+		}
+		return nil, nil, false
+	})
+	appendtime.Install(f.cluster, func(topic string) bool { return f.stamped[topic] })
 }
 
 func (f *fake) stop() {
