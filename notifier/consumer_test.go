@@ -146,7 +146,7 @@ func TestStormLosesNothing(t *testing.T) {
 	w := newWorld(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's dice
+	rng := rand.New(rand.NewPCG(seed, 1))
 	faults := []fcm.Answer{
 		{}, {Status: 500}, {Status: 503}, fcm.Answer{Status: 503}.RetryAfter("1"), {Drop: true},
 		fcm.Refuse(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), fcm.Refuse(401, "UNAUTHENTICATED", ""),

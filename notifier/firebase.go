@@ -65,7 +65,7 @@ func NewFirebase(ctx context.Context, cfg FirebaseConfig) (*Firebase, error) {
 	var account struct {
 		ProjectID string `json:"project_id"`
 	}
-	if err := json.Unmarshal(key, &account); err != nil {
+	if err = json.Unmarshal(key, &account); err != nil {
 		return nil, fmt.Errorf("read the Firebase credentials %s: %w", cfg.CredentialsFile, err)
 	}
 	grant, err := google.JWTConfigFromJSON(key, messagingScope)

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -33,13 +36,18 @@ type sender struct {
 	breaker *gobreaker.CircuitBreaker[struct{}]
 
 	wake    chan struct{} // capacity 1: something changed for the claimer
-	held    atomic.Int64  // claimed and not settled
-	stalled atomic.Bool   // results wait for Postgres: claiming now could repeat known ones
+	stalled atomic.Bool   // results wait for Postgres: no calls are made whose results would, too
+
+	mu sync.Mutex
+	// held is what is claimed and not settled. None of it is claimed again, even when its
+	// lease has ended: its call may be under way, or its result wait for Postgres.
+	held map[uuid.UUID]struct{}
 }
 
 func newSender(cfg Config, s store, m *metrics) *sender {
 	snd := &sender{
 		cfg: cfg, store: s, metrics: m, log: cfg.Log, clock: cfg.Clock, wake: make(chan struct{}, 1),
+		held: map[uuid.UUID]struct{}{},
 	}
 	snd.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         "push",
@@ -97,7 +105,7 @@ func (s *sender) Run(ctx context.Context) error {
 	}
 	settler.Go(func() { s.settleAll(ctx, results) })
 
-	s.claimAll(ctx, jobs, int64(limit))
+	s.claimAll(ctx, jobs, limit)
 	close(jobs)
 	workers.Wait()
 	close(results)
@@ -107,22 +115,23 @@ func (s *sender) Run(ctx context.Context) error {
 
 // claimAll hands due deliveries to the workers until ctx ends. While the breaker is open
 // it claims nothing, and one when it is half open, so that waiting burns no attempts.
-func (s *sender) claimAll(ctx context.Context, jobs chan<- claimed, limit int64) {
+func (s *sender) claimAll(ctx context.Context, jobs chan<- claimed, limit int) {
 	failures := 0
 	for ctx.Err() == nil {
-		room := limit - s.held.Load()
+		held := s.holding()
+		room := limit - len(held)
 		switch s.breaker.State() {
 		case gobreaker.StateOpen:
 			room = 0
 		case gobreaker.StateHalfOpen:
-			room = min(room, 1-min(1, s.held.Load()))
+			room = min(room, 1-min(1, len(held)))
 		case gobreaker.StateClosed:
 		}
 		if room <= 0 || s.stalled.Load() {
 			s.wait(ctx, min(s.cfg.PollInterval, s.cfg.BreakerTimeout/4))
 			continue
 		}
-		taken, err := s.claim(ctx, jobs, int(room))
+		taken, err := s.claim(ctx, jobs, room, held)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
@@ -133,34 +142,56 @@ func (s *sender) claimAll(ctx context.Context, jobs chan<- claimed, limit int64)
 			continue
 		}
 		failures = 0
-		if int64(taken) < room {
+		if taken < room {
 			s.wait(ctx, s.untilDue(ctx))
 		}
 	}
 }
 
-// claim takes up to room deliveries and returns how many rows it dealt with.
-func (s *sender) claim(ctx context.Context, jobs chan<- claimed, room int) (int, error) {
+// claim takes up to room deliveries that are not held and returns how many rows it dealt with.
+func (s *sender) claim(ctx context.Context, jobs chan<- claimed, room int, held []uuid.UUID) (int, error) {
 	// On its own deadline: a claim that is under way when ctx ends is finished, for its rows
 	// would wait for their lease otherwise.
 	dbctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.StoreTimeout)
 	defer cancel()
 	now := s.clock()
-	claims, closed, err := s.store.claim(dbctx, now, now.Add(s.cfg.Lease), room)
+	claims, closed, err := s.store.claim(dbctx, now, claimTerms{leaseEnds: now.Add(s.cfg.Lease), limit: room, except: held})
 	if err != nil {
 		return 0, err
 	}
 	for _, c := range closed {
 		s.metrics.settled(c.Outcome, c.Kind)
 	}
-	s.hold(int64(len(claims)))
+	s.hold(claims)
 	for _, job := range claims {
 		jobs <- job
 	}
 	return len(claims) + len(closed), nil
 }
 
-func (s *sender) hold(n int64) { s.metrics.held.Set(float64(s.held.Add(n))) }
+func (s *sender) holding() []uuid.UUID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.AppendSeq(make([]uuid.UUID, 0, len(s.held)), maps.Keys(s.held))
+}
+
+func (s *sender) hold(claims []claimed) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range claims {
+		s.held[c.ID] = struct{}{}
+	}
+	s.metrics.held.Set(float64(len(s.held)))
+}
+
+func (s *sender) release(results []settlement) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range results {
+		delete(s.held, r.id)
+	}
+	s.metrics.held.Set(float64(len(s.held)))
+}
 
 // untilDue returns how long to wait for the next delivery: rows of other notifiers' making
 // are found by looking at least every PollInterval.
@@ -279,7 +310,7 @@ func (s *sender) settleAll(ctx context.Context, results <-chan settlement) {
 		if err := s.settle(ctx, batch); err != nil {
 			s.log.Error("push results are lost, their leases will end", "error", err, "results", len(batch))
 		}
-		s.hold(-int64(len(batch)))
+		s.release(batch)
 		s.nudge()
 	}
 }

@@ -229,11 +229,11 @@ func TestGraceLeavesTimeToAcknowledge(t *testing.T) {
 	n := w.notifier(cfg)
 	w.deliver(n, received(1, p.user))
 
-	jobs, closed, err := n.sender.store.claim(t.Context(), start.Add(time.Minute-time.Millisecond), start.Add(time.Hour), 10)
+	jobs, closed, err := n.sender.store.claim(t.Context(), start.Add(time.Minute-time.Millisecond), claimTerms{leaseEnds: start.Add(time.Hour), limit: 10})
 	if err != nil || len(jobs)+len(closed) != 0 {
 		t.Errorf("within the grace: %d claimed, %d closed, %v", len(jobs), len(closed), err)
 	}
-	jobs, _, err = n.sender.store.claim(t.Context(), start.Add(time.Minute), start.Add(time.Hour), 10)
+	jobs, _, err = n.sender.store.claim(t.Context(), start.Add(time.Minute), claimTerms{leaseEnds: start.Add(time.Hour), limit: 10})
 	if err != nil || len(jobs) != 1 {
 		t.Errorf("after the grace: %d claimed, %v; want 1", len(jobs), err)
 	}
@@ -246,7 +246,7 @@ func TestUnregisteredStaysWhenRefreshed(t *testing.T) {
 	n := w.notifier(w.config())
 	w.deliver(n, received(1, p.user))
 	now := time.Now()
-	jobs, _, err := n.sender.store.claim(t.Context(), now, now.Add(time.Minute), 10)
+	jobs, _, err := n.sender.store.claim(t.Context(), now, claimTerms{leaseEnds: now.Add(time.Minute), limit: 10})
 	if err != nil || len(jobs) != 1 {
 		t.Fatalf("claimed %d, %v", len(jobs), err)
 	}
@@ -291,15 +291,15 @@ func TestLeaseRecovers(t *testing.T) {
 	w.deliver(n, received(1, p.user))
 	ctx, s, now := t.Context(), n.sender.store, time.Now()
 	lease := now.Add(time.Minute)
-	first, _, err := s.claim(ctx, now, lease, 10)
+	first, _, err := s.claim(ctx, now, claimTerms{leaseEnds: lease, limit: 10})
 	if err != nil || len(first) != 1 {
 		t.Fatalf("claimed %d, %v", len(first), err)
 	}
-	early, _, err := s.claim(ctx, lease.Add(-time.Millisecond), lease.Add(time.Minute), 10)
+	early, _, err := s.claim(ctx, lease.Add(-time.Millisecond), claimTerms{leaseEnds: lease.Add(time.Minute), limit: 10})
 	if err != nil || len(early) != 0 {
 		t.Errorf("before the lease's end: claimed %d, %v", len(early), err)
 	}
-	second, _, err := s.claim(ctx, lease, lease.Add(time.Minute), 10)
+	second, _, err := s.claim(ctx, lease, claimTerms{leaseEnds: lease.Add(time.Minute), limit: 10})
 	if err != nil || len(second) != 1 || second[0].Attempts != 2 {
 		t.Fatalf("at the lease's end: claimed %+v, %v", second, err)
 	}

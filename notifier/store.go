@@ -204,7 +204,7 @@ type closure struct {
 // SKIP LOCKED: rows that another notifier, or a cut, has in hand are theirs.
 const lockDue = `
 SELECT id FROM push_deliveries
-WHERE status < 3 AND due_at <= $1
+WHERE status < 3 AND due_at <= $1 AND id <> ALL ($3)
 ORDER BY due_at
 LIMIT $2
 FOR UPDATE SKIP LOCKED`
@@ -236,15 +236,25 @@ WHERE p.id = j.id
 RETURNING p.id, p.type, p.attempts, j.was_due, p.expires_at, p.payload, coalesce(p.outcome, ''),
 	coalesce(j.value, ''), coalesce(j.push_preview, ''), coalesce(j.updated_at, 'epoch')`
 
-// claim takes up to limit due deliveries until leaseEnds, and settles among them what
-// needs no call: expired, acknowledged over a visible socket, without an address.
-func (s store) claim(ctx context.Context, now, leaseEnds time.Time, limit int) ([]claimed, []closure, error) {
+// claimTerms say what to claim and for how long.
+type claimTerms struct {
+	leaseEnds time.Time
+	limit     int
+	except    []uuid.UUID // what the claimer holds already
+}
+
+// claim takes what is due at now, and settles among it what needs no call: expired,
+// acknowledged over a visible socket, without an address.
+func (s store) claim(ctx context.Context, now time.Time, terms claimTerms) ([]claimed, []closure, error) {
+	if terms.except == nil {
+		terms.except = []uuid.UUID{} // NULL would exclude everything
+	}
 	var (
 		jobs   []claimed
 		closed []closure
 	)
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, lockDue, now, limit)
+		rows, err := tx.Query(ctx, lockDue, now, terms.limit, terms.except)
 		if err != nil {
 			return err
 		}
@@ -252,17 +262,17 @@ func (s store) claim(ctx context.Context, now, leaseEnds time.Time, limit int) (
 		if err != nil || len(ids) == 0 {
 			return err
 		}
-		rows, err = tx.Query(ctx, judgeDue, ids, now, leaseEnds)
+		rows, err = tx.Query(ctx, judgeDue, ids, now, terms.leaseEnds)
 		if err != nil {
 			return err
 		}
 		_, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (struct{}, error) {
-			c := claimed{LeaseEnds: leaseEnds}
+			c := claimed{LeaseEnds: terms.leaseEnds}
 			var (
 				kind    int16
 				outcome Outcome
 			)
-			err := row.Scan(&c.ID, &kind, &c.Attempts, &c.DueAt, &c.ExpiresAt, &c.Payload, &outcome,
+			scanErr := row.Scan(&c.ID, &kind, &c.Attempts, &c.DueAt, &c.ExpiresAt, &c.Payload, &outcome,
 				&c.Token, &c.Preview, &c.SeenAt)
 			c.Kind = partner.EventType(kind)
 			if outcome == "" {
@@ -270,7 +280,7 @@ func (s store) claim(ctx context.Context, now, leaseEnds time.Time, limit int) (
 			} else {
 				closed = append(closed, closure{c.Kind, outcome})
 			}
-			return struct{}{}, err
+			return struct{}{}, scanErr
 		})
 		return err
 	})

@@ -77,7 +77,7 @@ func readKey(path string) (*rsa.PrivateKey, error) {
 		return nil, fmt.Errorf("read the service account: %w", err)
 	}
 	var sa serviceAccount
-	if err := json.Unmarshal(b, &sa); err != nil {
+	if err = json.Unmarshal(b, &sa); err != nil {
 		return nil, fmt.Errorf("read the service account %s: %w", path, err)
 	}
 	key, err := jwt.ParseRSAPrivateKeyFromPEM([]byte(sa.PrivateKey))

@@ -242,7 +242,7 @@ func TestKeySurvivesRestart(t *testing.T) {
 			Key string `json:"private_key"`
 			URI string `json:"token_uri"`
 		}
-		if err := json.Unmarshal(b, &sa); err != nil {
+		if err = json.Unmarshal(b, &sa); err != nil {
 			t.Fatal(err)
 		}
 		if sa.URI != s.Endpoint()+"/token" {

@@ -14,10 +14,10 @@ func parseMessage(body []byte) (json.RawMessage, string, error) {
 		Message json.RawMessage `json:"message"`
 	}
 	if err := json.Unmarshal(body, &req); err != nil {
-		return json.RawMessage("null"), "", fmt.Errorf("Invalid JSON payload received: %w", err)
+		return json.RawMessage("null"), "", fmt.Errorf("invalid JSON payload received: %w", err)
 	}
 	if len(req.Message) == 0 {
-		return json.RawMessage("null"), "", errors.New("Invalid value at 'message'")
+		return json.RawMessage("null"), "", errors.New("invalid value at 'message'")
 	}
 	var msg struct {
 		Token        string            `json:"token"`
@@ -25,20 +25,20 @@ func parseMessage(body []byte) (json.RawMessage, string, error) {
 		Notification json.RawMessage   `json:"notification"`
 	}
 	if err := json.Unmarshal(req.Message, &msg); err != nil {
-		return req.Message, "", fmt.Errorf("Invalid value at 'message': %w", err)
+		return req.Message, "", fmt.Errorf("invalid value at 'message': %w", err)
 	}
 	if msg.Token == "" {
-		return req.Message, "", errors.New("The registration token is not a valid FCM registration token")
+		return req.Message, "", errors.New("the registration token is not a valid FCM registration token")
 	}
 	size := len(msg.Notification)
 	for k, v := range msg.Data {
 		if k == "from" || k == "message_type" || strings.HasPrefix(k, "google.") || strings.HasPrefix(k, "gcm.") {
-			return req.Message, msg.Token, fmt.Errorf("Invalid data payload key: %s", k)
+			return req.Message, msg.Token, fmt.Errorf("invalid data payload key: %s", k)
 		}
 		size += len(k) + len(v)
 	}
 	if size > maxMessage {
-		return req.Message, msg.Token, errors.New("Message is too big")
+		return req.Message, msg.Token, errors.New("message is too big")
 	}
 	return req.Message, msg.Token, nil
 }

@@ -31,7 +31,7 @@ import (
 
 // The names of the files in Config.Dir.
 const (
-	CredentialsName = "fcm-service-account.json"
+	CredentialsName = "fcm-service-account.json" // #nosec G101 -- a file's name
 	PushesName      = "pushes.jsonl"
 )
 
@@ -100,7 +100,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.Join(err, s.listener.Close())
 	}
 	pushes := filepath.Join(cfg.Dir, PushesName)
-	if s.file, err = os.OpenFile(pushes, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+	if s.file, err = os.OpenFile(pushes, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil { // #nosec G304 -- the operator's data directory
 		return nil, errors.Join(fmt.Errorf("open the list of pushes: %w", err), s.listener.Close())
 	}
 	return s, nil
@@ -144,7 +144,9 @@ func (s *Server) Run(ctx context.Context) error {
 			err = srv.Close() // a scripted delay outlasted the drain; its caller has gone too
 		}
 		cancel()
-		<-served
+		if cause := <-served; !errors.Is(cause, http.ErrServerClosed) {
+			err = errors.Join(err, cause)
+		}
 	}
 	return errors.Join(err, s.file.Close())
 }
