@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/embedded/appendtime"
 )
 
 // BrokerConfig says how to run the broker.
@@ -68,6 +69,11 @@ func StartBroker(cfg BrokerConfig) (*Broker, error) {
 		return nil, fmt.Errorf("start broker: %w", err)
 	}
 	broker := &Broker{Addr: cluster.ListenAddrs()[0], cluster: cluster}
+	stamped := map[string]bool{}
+	for _, spec := range cfg.Topics {
+		stamped[spec.Name] = spec.Configs["message.timestamp.type"] == "LogAppendTime"
+	}
+	appendtime.Install(cluster, func(topic string) bool { return stamped[topic] })
 	for _, spec := range cfg.Topics {
 		if err := broker.ensure(spec); err != nil {
 			broker.Close()
@@ -111,5 +117,5 @@ func (l brokerLog) Logf(level kfake.LogLevel, format string, args ...any) {
 	case kfake.LogLevelNone, kfake.LogLevelInfo, kfake.LogLevelDebug:
 		return
 	}
-	l.log.Log(context.Background(), to, "broker: "+fmt.Sprintf(format, args...))
+	l.log.Log(context.Background(), to, "broker", "says", fmt.Sprintf(format, args...))
 }

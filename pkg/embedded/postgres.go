@@ -310,7 +310,7 @@ func (s *server) startOn(ctx context.Context, port int) (*Postgres, error) {
 	})
 	select {
 	case <-pg.done:
-		return nil, fmt.Errorf("server ended: %v: %s", pg.err, s.lastLog())
+		return nil, errors.Join(fmt.Errorf("server ended: %s", s.lastLog()), pg.err)
 	default:
 	}
 	if timeout != nil {

@@ -52,7 +52,12 @@ func beProcess(dir string) {
 }
 
 func postgresConfig(dir string) embedded.PostgresConfig {
-	return embedded.PostgresConfig{Dir: filepath.Join(dir, "postgres"), Log: slog.New(slog.DiscardHandler)}
+	return embedded.PostgresConfig{
+		Dir: filepath.Join(dir, "postgres"), Log: slog.New(slog.DiscardHandler),
+		// Without fsync only a power loss loses what was committed, and no test cuts the
+		// power; a commit must still reach the kernel.
+		Unsafe: true, Settings: map[string]string{"synchronous_commit": "on"},
+	}
 }
 
 // startProcess runs this test binary as a process that holds both servers, and returns
@@ -122,6 +127,7 @@ func TestPostgresKeepsItsDataOverRestarts(t *testing.T) {
 	// t.TempDir lets no other user through, as /root does not: as root this shows that the
 	// server's user needs no way to its directory.
 	cfg := postgresConfig(t.TempDir())
+	cfg.Unsafe = false
 	first, err := embedded.StartPostgres(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

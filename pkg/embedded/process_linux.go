@@ -7,10 +7,8 @@ import (
 	"syscall"
 )
 
-// diesWithParent makes the kernel send SIGQUIT when the thread that forked ends, which
+// processAttributes has the kernel send SIGQUIT when the thread that forked ends, which
 // for Postgres means: stop now, recover at the next start.
-const diesWithParent = true
-
 func processAttributes(user *account) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGQUIT}
 	if user != nil {

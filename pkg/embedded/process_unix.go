@@ -9,10 +9,8 @@ import (
 	"syscall"
 )
 
-// diesWithParent is false: no kernel but Linux's signals children. The next start stops
-// a server that outlived its parent.
-const diesWithParent = false
-
+// processAttributes cannot tie the server to this process: no kernel but Linux's signals
+// children. The next start stops a server that outlived its parent.
 func processAttributes(user *account) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setpgid: true}
 	if user != nil {

@@ -1,6 +1,7 @@
 package postgrestest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,7 +16,8 @@ func removeAtExit(dir string) error {
 		return fmt.Errorf("make pipe: %w", err)
 	}
 	defer reader.Close()
-	cmd := exec.Command("/bin/sh", "-c", `cat; sleep 1; rm -rf -- "$1"`, "sh", dir) // #nosec G204 -- our directory
+	// It must outlive every context: it acts when this process is gone.
+	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", `cat; sleep 1; rm -rf -- "$1"`, "sh", dir) // #nosec G204 -- our directory
 	cmd.Stdin = reader
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt from the terminal is not for it
 	if err := cmd.Start(); err != nil {

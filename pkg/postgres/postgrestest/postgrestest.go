@@ -216,8 +216,7 @@ func fingerprint(files fs.FS) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("read migration %s: %w", name, err)
 		}
-		fmt.Fprintf(hash, "%s %d\n", name, len(content))
-		hash.Write(content)
+		hash.Write(fmt.Appendf(nil, "%s %d\n%s", name, len(content), content))
 	}
 	return hex.EncodeToString(hash.Sum(nil))[:12], nil
 }
