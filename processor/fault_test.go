@@ -409,3 +409,60 @@ func crashNow(after int) func(context.Context, Point) error {
 		return nil
 	}
 }
+
+// deafBus opens readers that never return a record, the first so many times.
+type deafBus struct {
+	*memory
+	deaf atomic.Int32
+}
+
+func (d *deafBus) Open(topic string, partition int, offset int64) Reader {
+	if d.deaf.Add(-1) >= 0 {
+		return deafReader{}
+	}
+	return d.memory.Open(topic, partition, offset)
+}
+
+type deafReader struct{}
+
+func (deafReader) Close() {}
+
+func (deafReader) Read(ctx context.Context) (contract.Record, error) {
+	<-ctx.Done()
+	return contract.Record{}, ctx.Err()
+}
+
+func TestStandstillEndsTheGeneration(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	a, b := r.user(1), r.user(1)
+	deaf := &deafBus{memory: m}
+	deaf.deaf.Store(testPartitions)
+	r.start(func(c *Config) { c.Bus, c.StallAfter = deaf, 300*time.Millisecond })
+	s := send(a, b)
+	r.post(s)
+	r.settled()
+	if got := r.outcome(s.ID); got != "applied" {
+		t.Errorf("command is %s, want applied", got)
+	}
+	if got := one[int64](r, `SELECT min(epoch) FROM processor_partitions`); got < 2 {
+		t.Errorf("epoch %d, want a second generation", got)
+	}
+}
+
+// TestOwnerThatWasAsleepIsCounted: the other claims while this one has nothing in hand.
+func TestOwnerThatWasAsleepIsCounted(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	s := send(r.user(1), r.user(1))
+	_, stop := r.start(func(c *Config) { c.Workers = 1 })
+	r.post(s)
+	r.settled()
+	r.exec(`UPDATE processor_partitions SET epoch = epoch + 1 WHERE partition = 1`)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := value(t, r.reg, "bondmate_processor_fenced_total"); got != 1 {
+		t.Errorf("fenced %v times, want 1", got)
+	}
+}

@@ -70,7 +70,41 @@ func (w *worker) run(fetching, working context.Context) error {
 	if err == nil {
 		err = w.saveRelayed(working)
 	}
+	w.countLost(working)
 	return err
+}
+
+const ownersSQL = `
+SELECT partition, epoch, version, next_offset
+FROM processor_partitions
+WHERE partition = ANY($1::smallint[])`
+
+// countLost looks whether another owner has claimed a partition while this generation
+// believed it was its own. Who hands over in time never sees that; who was stopped for
+// longer than its session does, even if it had nothing in hand to be fenced with.
+func (w *worker) countLost(ctx context.Context) {
+	if w.conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.p.cfg.TxDeadline)
+	defer cancel()
+	ids, byID := make([]int16, 0, len(w.parts)), map[int]*partition{}
+	for _, part := range w.parts {
+		ids, byID[part.id] = append(ids, int16(part.id)), part
+	}
+	found, err := w.conn.Query(ctx, ownersSQL, ids)
+	if err != nil {
+		return // the connection says so at the next claim
+	}
+	rows, err := pgx.CollectRows(found, scanFence)
+	if err != nil {
+		return
+	}
+	for _, f := range rows {
+		if part := byID[f.partition]; f.epoch != part.epoch {
+			w.fence([]*partition{part})
+		}
+	}
 }
 
 // pump reads one partition into the worker's channel.
