@@ -39,7 +39,7 @@ func (e *WriteError) Error() string {
 
 // Is implements errors.Is as described at the type.
 func (e *WriteError) Is(target error) bool {
-	if target == ErrNotSent { //nolint:errorlint // identity is what Is is asked for
+	if target == ErrNotSent {
 		for _, err := range e.Failed {
 			if !errors.Is(err, ErrNotSent) {
 				return false
@@ -91,7 +91,7 @@ func (e *recordError) Error() string { return e.err.Error() }
 
 func (e *recordError) Unwrap() error { return e.err }
 
-func (e *recordError) Is(target error) bool { return target == ErrNotSent && e.notSent } //nolint:errorlint // as above
+func (e *recordError) Is(target error) bool { return target == ErrNotSent && e.notSent }
 
 // Retriable says whether the same call may succeed later without anyone changing
 // anything: it is false for what the broker rejects for its content or for missing rights.

@@ -50,7 +50,7 @@ func (c *Client) fetch(ctx context.Context, topic string, from map[int]int64) (m
 	// The order in which a leader is asked is the order in which it fills the answer: a busy
 	// partition must not be first each time.
 	parts := req.Topics[0].Partitions
-	rand.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
+	rand.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] }) // #nosec G404 -- spreads load, no secret
 	res, err := c.roundTrip(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("fetch %s: %w", topic, err)
@@ -165,7 +165,7 @@ func readBackoff() backoff { return backoff{low: 10 * time.Millisecond, high: 50
 func (b *backoff) wait(ctx context.Context) bool {
 	bound := min(b.low<<min(b.attempt, 16), b.high)
 	b.attempt++
-	return pause(ctx, b.low/2+rand.N(bound))
+	return pause(ctx, b.low/2+rand.N(bound)) // #nosec G404 -- spreads load, no secret
 }
 
 func (b *backoff) reset() { b.attempt = 0 }

@@ -100,7 +100,7 @@ func (c *Client) RunGroup(ctx context.Context, cfg GroupConfig, handle func(ctx 
 		HeartbeatInterval:      cfg.Heartbeat,
 		SessionTimeout:         cfg.SessionTimeout,
 		RebalanceTimeout:       cfg.RebalanceTimeout,
-		JoinGroupBackoff:       200*time.Millisecond + rand.N(600*time.Millisecond),
+		JoinGroupBackoff:       200*time.Millisecond + rand.N(600*time.Millisecond), // #nosec G404 -- spreads load, no secret
 		WatchPartitionChanges:  true,
 		PartitionWatchInterval: 5 * time.Second,
 		Timeout:                min(5*time.Second, cfg.SessionTimeout),

@@ -94,7 +94,7 @@ func TestGroupSharesPartitions(t *testing.T) {
 		if diff := cmp.Diff([]bus.Assigned{{Partition: 0, Committed: -1}, {Partition: 1, Committed: -1}, {Partition: 2, Committed: -1}, {Partition: 3, Committed: -1}}, alone.Partitions); diff != "" {
 			t.Errorf("first assignment (-want +got):\n%s", diff)
 		}
-		if err := alone.Commit(ctx, map[int]int64{0: 7, 3: 9}); err != nil {
+		if err = alone.Commit(ctx, map[int]int64{0: 7, 3: 9}); err != nil {
 			t.Fatal(err)
 		}
 
@@ -118,7 +118,7 @@ func TestGroupSharesPartitions(t *testing.T) {
 		}
 
 		// The old generation no longer counts.
-		if err := alone.Commit(ctx, map[int]int64{0: 1}); err == nil {
+		if err = alone.Commit(ctx, map[int]int64{0: 1}); err == nil {
 			t.Error("commit by an ended generation succeeded")
 		}
 		// A member that leaves hands its partitions over without waiting for its session.

@@ -48,11 +48,11 @@ var ErrReaderClosed = errors.New("partition reader is closed")
 // the position, and with what the broker answers when trying again cannot help.
 func (r *PartitionReader) Read(ctx context.Context) (contract.Record, error) {
 	if len(r.buffer) == 0 {
-		ctx, cancel := context.WithCancel(ctx)
+		waiting, cancel := context.WithCancel(ctx)
 		defer cancel()
 		stop := context.AfterFunc(r.ctx, cancel)
 		defer stop()
-		if err := r.fill(ctx); err != nil {
+		if err := r.fill(waiting); err != nil {
 			if r.ctx.Err() != nil {
 				return contract.Record{}, ErrReaderClosed
 			}
@@ -102,8 +102,8 @@ func (r *PartitionReader) fill(ctx context.Context) error {
 			}
 			continue
 		case errors.Is(err, kafka.OffsetOutOfRange):
-			if err := r.client.checkRange(ctx, r.topic, r.partition, r.fetchFrom); errors.As(err, new(*OutOfRangeError)) {
-				return err
+			if gap := r.client.checkRange(ctx, r.topic, r.partition, r.fetchFrom); errors.As(gap, new(*OutOfRangeError)) {
+				return gap
 			}
 		case !Retriable(err):
 			return err

@@ -376,6 +376,6 @@ func (p *Producer) note(tp topicPartition, err error) {
 	bound := min(retryMin<<min(r.attempt, 10), retryMax)
 	r.attempt++
 	r.err = err
-	r.at = time.Now().Add(retryMin/4 + rand.N(bound))
+	r.at = time.Now().Add(retryMin/4 + rand.N(bound)) // #nosec G404 -- spreads load, no secret
 	p.failing[tp] = r
 }

@@ -91,7 +91,7 @@ func TestProducerRetriesInOrder(t *testing.T) {
 	topic := newTopic(t, c, 3)
 	p := c.NewProducer(bus.ProducerConfig{InFlight: 3})
 	running(t, p.Run)
-	rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a reproducible choice
+	rng := rand.New(rand.NewPCG(1, 2))
 	for _, kind := range []*kerr.Error{kerr.NotLeaderForPartition, kerr.NotEnoughReplicas, kerr.RequestTimedOut, kerr.NotEnoughReplicasAfterAppend} {
 		// When runs on the cluster's goroutine alone.
 		b.Fake().Fault(kfake.Fault{

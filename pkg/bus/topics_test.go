@@ -32,18 +32,18 @@ func TestTopicsArePlannedAndSetUp(t *testing.T) {
 		for range 3 {
 			other := b.Client(t)
 			wg.Go(func() {
-				if err := other.EnsureTopics(ctx, specs); err != nil {
-					t.Errorf("ensure topics: %v", err)
+				if e := other.EnsureTopics(ctx, specs); e != nil {
+					t.Errorf("ensure topics: %v", e)
 				}
 			})
 		}
 		wg.Wait()
-		eventually(t, "the topics are known", func() bool { _, err := c.Partitions(ctx, topics.DeadLetter); return err == nil })
+		eventually(t, "the topics are known", func() bool { _, e := c.Partitions(ctx, topics.DeadLetter); return e == nil })
 		if diffs, err = c.PlanTopics(ctx, specs); err != nil || len(diffs) != 0 {
 			t.Errorf("differences after set-up: %v, %v, want none", diffs, err)
 		}
-		if n, err := c.Partitions(ctx, topics.Commands); n != 3 || err != nil {
-			t.Errorf("partitions = %d, %v, want 3", n, err)
+		if n, e := c.Partitions(ctx, topics.Commands); n != 3 || e != nil {
+			t.Errorf("partitions = %d, %v, want 3", n, e)
 		}
 
 		specs[0].Configs["retention.ms"] = "86400000"

@@ -43,7 +43,7 @@ func Libs() (string, error) {
 		}
 		dir = filepath.Join(cache, "kafka-"+Version, "libs")
 	}
-	if _, err := os.Stat(dir); err != nil {
+	if _, err := os.Stat(dir); err != nil { // #nosec G703 -- the developer's own variable
 		return "", fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return dir, nil
@@ -81,7 +81,7 @@ func New(ctx context.Context, dir string) (*Server, error) {
 		return nil, err
 	}
 	s.Addr = fmt.Sprintf("127.0.0.1:%d", ports[0])
-	if err := os.WriteFile(s.properties(), []byte(properties(dir, ports[0], ports[1])), 0o600); err != nil {
+	if err = os.WriteFile(s.properties(), []byte(properties(dir, ports[0], ports[1])), 0o600); err != nil {
 		return nil, fmt.Errorf("write Kafka's configuration: %w", err)
 	}
 	out, err := s.command(ctx, "kafka.tools.StorageTool", "format", "--cluster-id", "bondmate-test-cluster0", "--config", s.properties()).CombinedOutput()
@@ -126,7 +126,7 @@ func (s *Server) Start(ctx context.Context) error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer close(run.exited)
-		defer out.Close()
+		defer func() { _ = out.Close() }()
 		err := run.cmd.Start()
 		started <- err
 		if err == nil {
@@ -205,7 +205,7 @@ func freePorts(n int) ([]int, error) {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
 		// All are open together, so they differ.
-		defer l.Close()
+		defer func() { _ = l.Close() }()
 		ports[i] = l.Addr().(*net.TCPAddr).Port
 	}
 	return ports, nil

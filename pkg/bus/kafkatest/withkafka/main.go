@@ -31,7 +31,7 @@ func run(args []string) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	// The command gets the terminal's signals as well and ends by them; then Kafka is stopped.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -41,7 +41,7 @@ func run(args []string) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if err := server.Start(starting); err != nil {
+	if err = server.Start(starting); err != nil {
 		return 1, err
 	}
 	defer server.Kill()
