@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"time"
 
@@ -42,6 +43,9 @@ func (s *socket) run(release func()) {
 		kind, body, err := s.conn.ReadMessage()
 		if err != nil {
 			s.readFailed(err)
+			if errors.Is(err, websocket.ErrReadLimit) {
+				s.drain()
+			}
 			return
 		}
 		s.heard()
@@ -129,6 +133,14 @@ func (s *socket) readFailed(err error) {
 		s.closeBy, s.closedAs = "client", 0
 	}
 	s.setState(stateClosing)
+}
+
+// drain reads on for a moment what is too large to be read: closing a connection with
+// unread bytes resets it, and the peer would not learn why.
+func (s *socket) drain() {
+	conn := s.conn.NetConn()
+	_ = conn.SetReadDeadline(time.Now().Add(s.g.cfg.CloseWithin))
+	_, _ = io.CopyN(io.Discard, conn, 1<<20)
 }
 
 // parse decodes a message. What is not a JSON object in a text message closes the socket;

@@ -186,6 +186,9 @@ func TestGapIsFilledFromTheInbox(t *testing.T) {
 	w.topic.publish(evs[4], evs[0], evs[3])
 	w.events(c, 5, 1)
 	w.quiet(c)
+	if n := gw.value("bondmate_realtime_repeats_total", ""); n < 2 {
+		t.Errorf("%v repeats counted, want those of 1 and 4 at least", n)
+	}
 	if n := gw.value("bondmate_realtime_fills_total", "gap"); n != 1 {
 		t.Errorf("%v fills, want 1", n)
 	}

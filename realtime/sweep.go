@@ -2,6 +2,7 @@ package realtime
 
 import (
 	"context"
+	"encoding/binary"
 	"time"
 
 	"github.com/google/uuid"
@@ -70,7 +71,7 @@ func (g *Gateway) checkHeads(ctx context.Context, list []*socket, share, shares 
 	var users []uuid.UUID
 	seen := make(map[uuid.UUID]bool)
 	for _, s := range list {
-		if int(s.user[14])%shares == share && !seen[s.user] {
+		if int(binary.BigEndian.Uint32(s.user[12:]))%shares == share && !seen[s.user] {
 			seen[s.user] = true
 			users = append(users, s.user)
 		}
