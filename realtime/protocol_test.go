@@ -91,7 +91,8 @@ func TestHelloIsRefused(t *testing.T) {
 			}
 			defer c.Close()
 			if tt.send != "" {
-				if err := c.Send([]byte(tt.send)); err != nil {
+				// The server can have had enough before all is sent.
+				if err := c.Send([]byte(tt.send)); err != nil && tt.want != 1009 {
 					t.Fatal(err)
 				}
 			}
