@@ -257,3 +257,36 @@ func TestTailFollowsLeaders(t *testing.T) {
 	}
 	got.expect(t, want)
 }
+
+// A broker that hangs with its connections open costs a producer its deadline, and a
+// reader nothing but time.
+func TestHungBroker(t *testing.T) {
+	t.Parallel()
+	b := kafkatest.StartApache(t)
+	c := b.Client(t)
+	topic := newTopic(t, c, 1)
+	p := c.NewProducer(bus.ProducerConfig{WriteTimeout: time.Second})
+	running(t, p.Run)
+	got := startTail(t, c, topic)
+	if err := p.Produce(within(t, 10*time.Second), record(topic, 0, "before")); err != nil {
+		t.Fatal(err)
+	}
+	b.Pause()
+	begin := time.Now()
+	err := p.Produce(within(t, 2500*time.Millisecond), record(topic, 0, "meanwhile"))
+	if took := time.Since(begin); !errors.Is(err, context.DeadlineExceeded) || took > 3*time.Second {
+		t.Errorf("produce to a hung broker: %v after %v, want DeadlineExceeded within 3s", err, took)
+	}
+	if errors.Is(err, bus.ErrNotSent) {
+		t.Errorf("a record that a hung broker may have: %v, want no ErrNotSent", err)
+	}
+	b.Resume()
+	if err := p.Produce(within(t, 30*time.Second), record(topic, 0, "after")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the tail goes on", func() bool {
+		got.mu.Lock()
+		defer got.mu.Unlock()
+		return len(got.values[0]) > 1 && got.values[0][len(got.values[0])-1] == "after"
+	})
+}
