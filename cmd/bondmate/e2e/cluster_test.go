@@ -139,7 +139,8 @@ func verify(t *testing.T, pool *pgxpool.Pool) {
 			SELECT count(*) FROM inbox i LEFT JOIN events e ON (e.partition, e.seq) = (i.partition, i.event_seq) WHERE e.seq IS NULL`,
 		"events twice": `SELECT count(*) FROM (SELECT id FROM events GROUP BY id HAVING count(*) > 1) twice`,
 		"commands without an event": `
-			SELECT count(*) FROM commands c WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.command_id = c.id AND e.topic = 1)`,
+			SELECT count(*) FROM commands c WHERE NOT EXISTS (SELECT 1 FROM events e
+				WHERE (e.command_id = c.id OR e.id = c.id) AND e.topic = 1) -- e.id: the reuse of a command's id, rejected`,
 		"users with more active partnerships than slots": `
 			SELECT count(*) FROM (SELECT user_id, count(*) n FROM partnership_members WHERE active GROUP BY user_id) m
 			WHERE n > (SELECT count(*) FROM user_slots s WHERE s.user_id = m.user_id)`,

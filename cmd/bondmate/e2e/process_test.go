@@ -74,7 +74,7 @@ func launch(t *testing.T, args []string, settings ...string) *process {
 	}
 	defer stderr.Close()
 	p.cmd = exec.Command(program, args...)
-	p.cmd.Env = append(os.Environ(), "PORT=0", "LOG_LEVEL=info", "ADMIN_PORT="+strconv.Itoa(adminPort))
+	p.cmd.Env = append(os.Environ(), "PORT=0", "LOG_LEVEL=warn", "ADMIN_PORT="+strconv.Itoa(adminPort))
 	p.cmd.Env = append(p.cmd.Env, settings...)
 	p.cmd.Stderr = stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -154,8 +154,8 @@ func (p *process) stop() {
 
 func (p *process) dump() {
 	raw, _ := os.ReadFile(p.log)
-	if len(raw) > 8000 {
-		raw = raw[len(raw)-8000:]
+	if len(raw) > 4000 {
+		raw = raw[len(raw)-4000:]
 	}
 	p.t.Logf("last lines of %s:\n%s", p.name, raw)
 }
