@@ -102,7 +102,7 @@ func fetch(ctx context.Context, build archive, repository, home string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
+	defer func() { _ = os.RemoveAll(work) }() // never looked at again
 	jar := filepath.Join(work, "postgres.jar")
 	name := "embedded-postgres-binaries-" + build.platform
 	url := fmt.Sprintf("%s/io/zonky/test/postgres/%s/%s/%s-%s.jar", strings.TrimSuffix(repository, "/"), name, fetchedVersion, name, fetchedVersion)

@@ -36,7 +36,7 @@ func beProcess(dir string) {
 		fmt.Println("error", err)
 		os.Exit(1)
 	}
-	defer lock.Close()
+	defer func() { _ = lock.Close() }()
 	pg, err := embedded.StartPostgres(context.Background(), postgresConfig(dir))
 	if err != nil {
 		fmt.Println("error", err)
@@ -150,7 +150,7 @@ func TestPostgresKeepsItsDataOverRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("warm start: %v", time.Since(begin))
-	defer second.Close()
+	closeLater(t, second)
 	if got := count(t, second.DSN); got != 10 {
 		t.Errorf("rows after a restart: got %d, want 10", got)
 	}
@@ -162,7 +162,7 @@ func TestPostgresRefusesWithoutThePassword(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pg.Close()
+	closeLater(t, pg)
 	cfg, err := pgx.ParseConfig(pg.DSN)
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +195,7 @@ func TestPostgresReportsThatItEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer again.Close()
+	closeLater(t, again)
 	if got := count(t, again.DSN); got != 1 {
 		t.Errorf("rows after recovery: got %d, want 1", got)
 	}
@@ -220,7 +220,7 @@ func TestPostgresDiesWithItsProcessAndRecovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("start after kill -9: %v", time.Since(begin))
-	defer pg.Close()
+	closeLater(t, pg)
 	if got := count(t, pg.DSN); got != 3 {
 		t.Errorf("rows after three kills: got %d, want 3", got)
 	}
@@ -252,14 +252,14 @@ func TestPostgresStopsAnOrphan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer orphan.Close()
+	t.Cleanup(func() { _ = orphan.Close() }) // killed by then
 	mustExec(t, orphan.DSN, "CREATE TABLE kept AS SELECT 1")
 	// Nobody closed it: as after a kill where the kernel does not pass the death on.
 	next, err := embedded.StartPostgres(t.Context(), postgresConfig(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer next.Close()
+	closeLater(t, next)
 	select {
 	case <-orphan.Done():
 	case <-time.After(10 * time.Second):
@@ -268,6 +268,16 @@ func TestPostgresStopsAnOrphan(t *testing.T) {
 	if got := count(t, next.DSN); got != 1 {
 		t.Errorf("rows: got %d, want 1", got)
 	}
+}
+
+// closeLater stops a server when the test ends, which must work.
+func closeLater(t *testing.T, pg *embedded.Postgres) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := pg.Close(); err != nil {
+			t.Errorf("close server: %v", err)
+		}
+	})
 }
 
 // postmaster returns the pid of the server in a data directory.

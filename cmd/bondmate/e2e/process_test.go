@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "make folder for the binary:", err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		program = filepath.Join(dir, "bondmate")
 		build := exec.Command("go", "build", "-o", program, "github.com/bondmate/backend/cmd/bondmate")
 		build.Stderr = os.Stderr

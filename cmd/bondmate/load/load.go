@@ -105,7 +105,7 @@ func Latency(ctx context.Context, cfg Config) (Report, error) {
 		if p.socket, err = p.ben.Connect(ctx, nil); err != nil {
 			return Report{}, fmt.Errorf("connect socket: %w", err)
 		}
-		defer p.socket.Close()
+		defer func() { _ = p.socket.Close() }()
 		listeners.Go(func() { m.listen(listening, p) })
 	}
 
