@@ -22,6 +22,7 @@ type LoginInput struct {
 var errLogin = fault.New(fault.Unauthenticated, "unauthenticated", "The e-mail address or the password is wrong.")
 
 const (
+	//nolint:gosec // a statement, not a credential
 	credentialByEmailSQL = `
 SELECT user_id, password_hash
 FROM credentials

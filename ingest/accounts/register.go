@@ -30,6 +30,7 @@ const (
 INSERT INTO users (id, display_name, partner_code, role, status, birth_date, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7)`
 
+	//nolint:gosec // a statement, not a credential
 	insertCredentialSQL = `
 INSERT INTO credentials (user_id, email, password_hash)
 VALUES ($1, $2, $3)`

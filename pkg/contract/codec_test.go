@@ -188,7 +188,7 @@ func TestDecodeCommandErrors(t *testing.T) {
 			if err != nil && errors.Is(err, contract.ErrMalformed) == errors.Is(err, contract.ErrUnknown) {
 				t.Errorf("error %v is not exactly one of the two kinds", err)
 			}
-			if tt.want == contract.ErrUnknown {
+			if errors.Is(tt.want, contract.ErrUnknown) {
 				want := contract.Envelope{ID: id(11), Type: env.Type, Version: env.Version, Issuer: env.Issuer, Pair: partner.PairOf(id(1), id(2))}
 				if env != want || env.Type == "" || env.Issuer == uuid.Nil {
 					t.Errorf("envelope %+v is not whole", env)
@@ -317,7 +317,7 @@ func TestDecodeEventErrors(t *testing.T) {
 			if !errors.Is(err, tt.want) {
 				t.Fatalf("error %v, want %v", err, tt.want)
 			}
-			if tt.want == contract.ErrUnknown && ev.EventID != id(50) {
+			if errors.Is(tt.want, contract.ErrUnknown) && ev.EventID != id(50) {
 				t.Errorf("a newer version came without its envelope: %+v", ev)
 			}
 		})

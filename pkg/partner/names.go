@@ -103,7 +103,7 @@ func indexOf(names []string, name string) (uint8, bool) {
 	}
 	for i, n := range names {
 		if n == name {
-			return uint8(i), true //nolint:gosec // the tables have fewer than 256 entries
+			return uint8(i), true // no table has 256 names
 		}
 	}
 	return 0, false
