@@ -26,7 +26,7 @@ func TestSocketsOfAUserAreLimited(t *testing.T) {
 	p := w.phone()
 	first, _ := w.connect(gw, p, realtimetest.Options{})
 	w.connect(gw, p, realtimetest.Options{})
-	w.wantClose(w.dial(gw, p, realtimetest.Options{}), realtime.CloseTooManySockets)
+	_ = w.wantClose(w.dial(gw, p, realtimetest.Options{}), realtime.CloseTooManySockets)
 	w.connect(gw, w.phone(), realtimetest.Options{})
 	_ = first.Close()
 	w.until("a place is free", func() bool { return gw.value("bondmate_realtime_sockets", "open") == 2 })
@@ -230,7 +230,7 @@ func TestDeadPeerIsDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = res.Body.Close()
-	defer ws.Close()
+	defer func() { _ = ws.Close() }()
 	if err := ws.WriteMessage(websocket.TextMessage, []byte(`{"op":"hello"}`)); err != nil {
 		t.Fatal(err)
 	}
@@ -301,8 +301,17 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	w.events(conns[0], 1, 5)
 	_ = conns[1].Close() // some go while events come
 	w.topic.publish(w.commit(p.user))
-	go func() { w.closed(conns[2]) }()
+	reading := make(chan struct{})
+	go func() {
+		defer close(reading)
+		for {
+			if _, err := conns[2].Next(w.ctx()); err != nil {
+				return
+			}
+		}
+	}()
 	gw.stop()
+	<-reading
 	for _, c := range append(conns, silent) {
 		_ = c.Close()
 	}

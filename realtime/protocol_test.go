@@ -41,7 +41,7 @@ func TestTicketAdmitsOnce(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			f, err := c.Next(w.ctx())
 			closed, isClose := errors.AsType[*realtimetest.CloseError](err)
 			switch {
@@ -89,14 +89,14 @@ func TestHelloIsRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			if tt.send != "" {
 				// The server can have had enough before all is sent.
 				if err := c.Send([]byte(tt.send)); err != nil && tt.want != 1009 {
 					t.Fatal(err)
 				}
 			}
-			w.wantClose(c, tt.want)
+			_ = w.wantClose(c, tt.want)
 		})
 	}
 }
@@ -135,7 +135,7 @@ func TestUpgradeIsRefused(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer c.Close()
+				defer func() { _ = c.Close() }()
 				want := realtime.Subprotocol
 				if tt.options.Subprotocols != nil && len(tt.options.Subprotocols) == 0 {
 					want = ""
@@ -203,7 +203,7 @@ func TestMessagesThatKeepTheSocketOpen(t *testing.T) {
 	if err := c.Send([]byte(`{"op":`)); err != nil {
 		t.Fatal(err)
 	}
-	w.wantClose(c, 1008)
+	_ = w.wantClose(c, 1008)
 }
 
 func TestTokenExpiry(t *testing.T) {
@@ -222,7 +222,7 @@ func TestTokenExpiry(t *testing.T) {
 			if f := w.next(c, "expiring"); f.InMs <= 0 || f.InMs > 150 {
 				t.Errorf("%s: notice of %d ms, want up to 150", name, f.InMs)
 			}
-			w.wantClose(c, realtime.CloseTokenExpired)
+			_ = w.wantClose(c, realtime.CloseTokenExpired)
 		}
 	})
 	t.Run("auth keeps the socket", func(t *testing.T) {
@@ -233,7 +233,7 @@ func TestTokenExpiry(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.next(c, "expiring") // again, for the new one
-		w.wantClose(c, realtime.CloseTokenExpired)
+		_ = w.wantClose(c, realtime.CloseTokenExpired)
 	})
 	t.Run("another session's token does not", func(t *testing.T) {
 		t.Parallel()
@@ -246,7 +246,7 @@ func TestTokenExpiry(t *testing.T) {
 				t.Errorf("answer %+v %v, want forbidden", f, err)
 			}
 		}
-		w.wantClose(c, realtime.CloseTokenExpired)
+		_ = w.wantClose(c, realtime.CloseTokenExpired)
 	})
 }
 
@@ -261,11 +261,11 @@ func TestRevokedSessionIsClosed(t *testing.T) {
 	deleted, _ := w.connect(gw, second, realtimetest.Options{})
 	w.exec(`UPDATE sessions SET revoked_at = now() WHERE id = $1`, first.session)
 	w.exec(`DELETE FROM sessions WHERE id = $1`, second.session)
-	w.wantClose(revoked, realtime.CloseSessionRevoked)
-	w.wantClose(deleted, realtime.CloseSessionRevoked)
+	_ = w.wantClose(revoked, realtime.CloseSessionRevoked)
+	_ = w.wantClose(deleted, realtime.CloseSessionRevoked)
 	w.quiet(stays)
 	// Its token is still good, but it does not come in again.
-	w.wantClose(w.dial(gw, first, realtimetest.Options{}), realtime.CloseSessionRevoked)
+	_ = w.wantClose(w.dial(gw, first, realtimetest.Options{}), realtime.CloseSessionRevoked)
 }
 
 type ackRow struct{ Seq, Visible int64 }

@@ -2,6 +2,7 @@ package realtime_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
@@ -35,15 +36,15 @@ func dialMany(job []string) int {
 	for range count {
 		c, err := realtimetest.Dial(context.Background(), job[0], realtimetest.Options{Token: job[1]})
 		if err != nil {
-			os.Stderr.WriteString(err.Error())
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		if _, err := c.NextOp(context.Background(), "ready"); err != nil {
-			os.Stderr.WriteString(err.Error())
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 	}
-	os.Stdout.WriteString("ready\n")
+	fmt.Println("ready")
 	_, _ = os.Stdin.Read(make([]byte, 1))
 	return 0
 }
