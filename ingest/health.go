@@ -8,7 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gorilla/mux"
+
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/pkg/contract"
 )
 
 // checkTimeout bounds each check of /health/detailed; they run at the same time.
@@ -150,19 +153,33 @@ func status(err error) api.CheckStatus {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// pages are the routes of the document that are no JSON.
-func (s *Server) pages(cfg Config) (map[string]http.Handler, error) {
+// pages are the routes that answer a document as it is.
+func (s *Server) pages() (map[string]http.Handler, error) {
 	reference, err := renderReference(s.document.spec)
 	if err != nil {
 		return nil, err
 	}
 	pages := map[string]http.Handler{
-		"/openapi.yaml": static("application/yaml", openAPI),
-		"/docs":         static("text/html; charset=utf-8", reference),
+		"/openapi.yaml":  static("application/yaml", openAPI),
+		"/asyncapi.yaml": static("application/yaml", contract.AsyncAPI),
+		"/docs":          static("text/html; charset=utf-8", reference),
 	}
-	if len(cfg.AsyncAPI) > 0 {
-		pages["/asyncapi.yaml"] = static("application/yaml", cfg.AsyncAPI)
+	schemas, err := contract.Schemas()
+	if err != nil {
+		return nil, err
 	}
+	byFile := make(map[string]http.Handler, len(schemas))
+	for name, schema := range schemas {
+		byFile[name+".json"] = static("application/schema+json", schema)
+	}
+	pages["/schemas/{file}"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		schema, ok := byFile[mux.Vars(r)["file"]]
+		if !ok {
+			s.writeProblem(w, r, notFound("No record has this type."))
+			return
+		}
+		schema.ServeHTTP(w, r)
+	})
 	return pages, nil
 }
 

@@ -86,8 +86,6 @@ type Config struct {
 	Ready func() bool
 	// Redis checks Redis for /health/detailed; nil: it is not used.
 	Redis func(ctx context.Context) error
-	// AsyncAPI is the document at /asyncapi.yaml; empty: no such route.
-	AsyncAPI []byte
 	// Realtime serves GET /api/realtime when this process has that role, too.
 	Realtime http.Handler
 	// Demo serves /demo and all below it, in development.
@@ -179,7 +177,7 @@ func (s *Server) routes(cfg Config) (http.Handler, error) {
 		}),
 		api.GorillaServerOptions{BaseRouter: router, ErrorHandlerFunc: s.writeBindError},
 	)
-	pages, err := s.pages(cfg)
+	pages, err := s.pages()
 	if err != nil {
 		return nil, err
 	}

@@ -269,6 +269,15 @@ func TestServiceRoutes(t *testing.T) {
 	if got := w.do("GET", "/docs", "", nil, nil); got.status != 200 || !strings.Contains(string(got.raw), "/api/enhanced-partners/request") {
 		t.Errorf("docs: %d", got.status)
 	}
+	if got := w.do("GET", "/asyncapi.yaml", "", nil, nil); got.status != 200 || !strings.HasPrefix(string(got.raw), "asyncapi: 3.0") {
+		t.Errorf("asyncapi.yaml: %d", got.status)
+	}
+	if got := w.do("GET", "/schemas/request.received.json", "", nil, nil); got.status != 200 || !strings.Contains(string(got.raw), "request.received") {
+		t.Errorf("schema: %d", got.status)
+	}
+	if got := w.do("GET", "/schemas/nothing.json", "", nil, nil); got.status != 404 {
+		t.Errorf("schema of an unknown type: %d", got.status)
+	}
 	if got := w.do("GET", "/openapi.yaml", "", nil, nil); got.status != 200 || !strings.HasPrefix(string(got.raw), "openapi: 3.0") {
 		t.Errorf("openapi.yaml: %d", got.status)
 	}
