@@ -250,40 +250,84 @@ func TestCrashAtEachPoint(t *testing.T) {
 	}
 }
 
+// Many small transactions at once after the same few users, the users of each in another
+// order: without one order of locking they would deadlock.
 func TestHotUsersDoNotDeadlock(t *testing.T) {
 	t.Parallel()
 	r, _ := newMemoryRig(t)
-	users := r.users(20, 1)
+	users := r.users(8, 1)
 	// Each worker has one partition, so that four transactions are after the same users.
-	r.start(func(c *Config) { c.Workers = testPartitions })
-	var wg sync.WaitGroup
-	var mu sync.Mutex
+	r.start(func(c *Config) { c.Workers, c.MaxBatch = testPartitions, 6 })
 	var cmds []partner.Command
-	for i := range 100 {
-		wg.Go(func() {
-			a, b := users[i%20], users[(i*7+3)%20]
-			if a == b {
-				b = users[(i+1)%20]
+	for range 40 {
+		var round []partner.Command
+		for i, a := range users {
+			for _, b := range users[i+1:] {
+				s := send(a, b)
+				round = append(round, s, accept(b, s))
 			}
-			s := send(a, b)
-			acc := accept(b, s)
-			r.post(s)
-			r.post(acc)
-			mu.Lock()
-			defer mu.Unlock()
-			cmds = append(cmds, s, acc)
-		})
+		}
+		r.post(round...)
+		cmds = append(cmds, round...)
 	}
-	wg.Wait()
 	r.settled()
 	if got := one[int64](r, `SELECT count(*) FROM commands WHERE id = ANY($1)`, idsOf(cmds)); got != int64(len(cmds)) {
 		t.Errorf("%d of %d commands have an outcome", got, len(cmds))
 	}
-	if got := one[int64](r, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`); got != 0 {
-		t.Errorf("%d deadlocks", got)
+	if got := value(t, r.reg, "bondmate_processor_retries_total"); got != 0 {
+		t.Errorf("%v transactions were tried again: %d deadlocks", got,
+			one[int64](r, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`))
 	}
 	r.gapless()
 	r.published()
+}
+
+// Whatever the server takes back by itself is tried again, and no user hears of it.
+func TestTransactionsThatTheServerTakesBackAreTriedAgain(t *testing.T) {
+	t.Parallel()
+	for name, code := range map[string]string{
+		"deadlock": "40P01", "serialization": "40001", "lock timeout": "55P03", "statement timeout": "57014", "out of memory": "53200",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, _ := newMemoryRig(t)
+			// A sequence does not roll back: every second transaction that writes outcomes fails.
+			r.exec(`CREATE SEQUENCE passes`)
+			r.exec(`CREATE FUNCTION take_back() RETURNS trigger LANGUAGE plpgsql AS $$
+				BEGIN
+					IF nextval('passes') % 2 = 1 THEN
+						RAISE EXCEPTION 'taken back' USING ERRCODE = '` + code + `';
+					END IF;
+					RETURN NULL;
+				END $$`)
+			r.exec(`CREATE TRIGGER take_back AFTER INSERT ON commands FOR EACH STATEMENT EXECUTE FUNCTION take_back()`)
+			users := r.users(12, 1)
+			_, stop := r.start(func(c *Config) { c.MaxBatch = 3 })
+			var cmds []partner.Command
+			for i := range 6 {
+				s := send(users[2*i], users[2*i+1])
+				cmds = append(cmds, s, accept(users[2*i+1], s))
+			}
+			r.post(cmds...)
+			r.settled()
+			for _, c := range cmds {
+				if got := r.outcome(c.ID); got != "applied" {
+					t.Errorf("%s is %s", c.Type, got)
+				}
+			}
+			if got := one[int64](r, `SELECT count(*) FROM parked_commands`); got != 0 {
+				t.Errorf("%d commands are parked", got)
+			}
+			if got := value(t, r.reg, "bondmate_processor_retries_total"); got == 0 {
+				t.Error("nothing was tried again")
+			}
+			r.gapless()
+			r.published()
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 func TestTopicThatIsNotTheOneApplied(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,6 +49,35 @@ func TestWriteIsReadBackWhole(t *testing.T) {
 			t.Errorf("high watermark = %d, want 3", got)
 		}
 	})
+}
+
+// One broker cannot tell acknowledgements by its leader from those by all replicas: so the
+// requests are looked at.
+func TestEveryWriteAsksForAllReplicas(t *testing.T) {
+	t.Parallel()
+	b := kafkatest.Embedded(t)
+	c := b.Client(t)
+	topic := newTopic(t, c, 1)
+	var mu sync.Mutex
+	acks := map[int16]int{}
+	b.Fake().ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.Fake().KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		acks[req.(*kmsg.ProduceRequest).Acks]++
+		return nil, nil, false
+	})
+	write(t, c, records(topic, 0, "written")...)
+	p := c.NewProducer(bus.ProducerConfig{})
+	running(t, p.Run)
+	if err := p.Produce(within(t, 10*time.Second), record(topic, 0, "produced")); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if diff := cmp.Diff(map[int16]int{-1: 2}, acks); diff != "" {
+		t.Errorf("requests by acks (-want +got):\n%s", diff)
+	}
 }
 
 // A write of more than the broker takes in one batch is split and stays in order.
