@@ -278,12 +278,12 @@ func commandOf(out *outcome) api.GetCommand200JSONResponse {
 	return answer
 }
 
-// sanitised returns an optional free text as it is stored.
+// sanitised returns an optional message or reason as it is stored: it may have several lines.
 func (s *Server) sanitised(pointer string, text *string) (string, error) {
 	if text == nil {
 		return "", nil
 	}
-	clean, err := partner.SanitizeText(*text, s.limits.MessageMaxLen)
+	clean, err := partner.SanitizeLines(*text, s.limits.MessageMaxLen)
 	if err != nil {
 		f := invalid(pointer, "too_long", fmt.Sprintf("At most %d characters of text.", s.limits.MessageMaxLen))
 		f.Cause = err

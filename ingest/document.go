@@ -134,6 +134,9 @@ func (d *document) allowed(r *http.Request, router *mux.Router) []string {
 		var match mux.RouteMatch
 		if router.Match(probe, &match) && match.MatchErr == nil && d.operations[match.Route] != nil {
 			methods = append(methods, method)
+			if method == http.MethodGet {
+				methods = append(methods, http.MethodHead)
+			}
 		}
 	}
 	return methods

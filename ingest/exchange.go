@@ -1,10 +1,12 @@
 package ingest
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -49,6 +51,8 @@ func (s *Server) observed(next http.Handler) http.Handler {
 		header := w.Header()
 		header.Set("X-Request-Id", x.id)
 		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("X-Frame-Options", "DENY")
+		header.Set("Referrer-Policy", "no-referrer")
 		header.Set("Cache-Control", "no-store")
 		rec := &statusRecorder{ResponseWriter: w}
 		s.metrics.inFlight.Inc()
@@ -114,7 +118,7 @@ func requestID(r *http.Request) string {
 	return id
 }
 
-// statusRecorder remembers the status. Sockets are served outside of it.
+// statusRecorder remembers the status.
 type statusRecorder struct {
 	http.ResponseWriter
 	status int
@@ -132,6 +136,16 @@ func (w *statusRecorder) Write(b []byte) (int, error) {
 		w.status = http.StatusOK
 	}
 	return w.ResponseWriter.Write(b)
+}
+
+// Hijack gives the connection away for a WebSocket: what is observed ends with the
+// handshake, and the socket is no request in flight.
+func (w *statusRecorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil && w.status == 0 {
+		w.status = http.StatusSwitchingProtocols
+	}
+	return conn, buffered, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.

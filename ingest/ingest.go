@@ -169,7 +169,7 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (s *Server) routes(cfg Config) (http.Handler, error) {
-	router := mux.NewRouter()
+	router := mux.NewRouter().SkipClean(true) // a path is another path with a slash more, not a redirect
 	api.HandlerWithOptions(
 		api.NewStrictHandlerWithOptions(s, nil, api.StrictHTTPServerOptions{
 			RequestErrorHandlerFunc:  s.writeBindError,
@@ -189,29 +189,31 @@ func (s *Server) routes(cfg Config) (http.Handler, error) {
 	}
 	router.Use(s.matched)
 	router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.writeProblem(w, r, notFound("There is nothing at this path."))
+		s.writeProblem(w, r, noSuchPath())
 	})
 	router.MethodNotAllowedHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", strings.Join(s.document.allowed(r, router), ", "))
-		s.writeProblem(w, r, fault.New(fault.Invalid, "method_not_allowed", "The path has other methods; see Allow."))
+		s.writeProblem(w, r, methodNotAllowed())
 	})
-	outer := allowOrigins(cfg.Origins, s.observed(router))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case cfg.Realtime != nil && r.URL.Path == "/api/realtime" && r.Method == http.MethodGet:
-			cfg.Realtime.ServeHTTP(w, r) // hijacks the connection, so nothing may stand between
-		case cfg.Demo != nil && (r.URL.Path == "/demo" || strings.HasPrefix(r.URL.Path, "/demo/")):
-			cfg.Demo.ServeHTTP(w, r)
-		default:
-			outer.ServeHTTP(w, r)
-		}
-	}), nil
+	return s.observed(allowOrigins(cfg.Origins, s.mounted(cfg, router))), nil
+}
+
+func noSuchPath() error { return notFound("There is nothing at this path.") }
+
+func methodNotAllowed() error {
+	return fault.New(fault.Invalid, "method_not_allowed", "The path has other methods; see Allow.")
 }
 
 // writeBindError answers what the generated code could not bind. Validation comes before
 // it, so this is a value that the document allows and Go's types do not.
 func (s *Server) writeBindError(w http.ResponseWriter, r *http.Request, err error) {
-	s.writeProblem(w, r, fault.Wrap(err, fault.Invalid, "invalid_request", "A value has the wrong form."))
+	f := fault.Wrap(err, fault.Invalid, "invalid_request", "A value has the wrong form.")
+	if repeated, ok := errors.AsType[*api.TooManyValuesForParamError](err); ok {
+		f.Fields = fields{{Pointer: repeated.ParamName, Code: "repeated", Detail: "The parameter may come once."}}
+	} else if malformed, ok := errors.AsType[*api.InvalidParamFormatError](err); ok {
+		f.Fields = fields{{Pointer: malformed.ParamName, Code: "wrong_format", Detail: "The value has the wrong format."}}
+	}
+	s.writeProblem(w, r, f)
 }
 
 func allowOrigins(origins []string, next http.Handler) http.Handler {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -62,6 +63,8 @@ func (op *operation) validate(w http.ResponseWriter, r *http.Request) (*http.Req
 		} else {
 			r.Body = http.NoBody
 		}
+	} else if r.ContentLength > maxBody {
+		return r, tooLarge()
 	}
 	if len(found) > 0 {
 		f := fault.New(fault.Invalid, "invalid_request", "The request does not match the API's document; see errors.")
@@ -100,6 +103,9 @@ func (op *operation) readBody(w http.ResponseWriter, r *http.Request) (*parsedBo
 	}
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return nil, fault.New(fault.Invalid, "unsupported_media_type", "The body must be application/json.")
+	}
+	if !utf8.Valid(data) {
+		return nil, invalid("", "malformed", "The body is not UTF-8.")
 	}
 	if depth(data) > maxDepth {
 		return nil, invalid("", "malformed", "The body is nested too deeply.")

@@ -21,6 +21,9 @@ import (
 	"github.com/bondmate/backend/pkg/identity"
 )
 
+// path is the only one that the handler knows.
+const path = "/api/realtime"
+
 // Handler serves GET /api/realtime. It needs a ResponseWriter that can be hijacked, so it
 // must not be wrapped in anything that buffers, compresses or times out responses.
 func (g *Gateway) Handler() http.Handler { return http.HandlerFunc(g.serve) }
@@ -43,7 +46,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, r, err)
 		return
 	}
-	conn, err := g.upgrader.Upgrade(w, r, nil)
+	conn, err := g.upgrader.Upgrade(w, r, http.Header{requestIDHeader: {requestID(w, r)}})
 	if err != nil {
 		release() // the upgrader has answered, or there is nobody to answer
 		g.m.refused.WithLabelValues("handshake").Inc()
@@ -63,6 +66,8 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 func (g *Gateway) check(r *http.Request) error {
 	offered := websocket.Subprotocols(r)
 	switch {
+	case r.URL.Path != path:
+		return fault.New(fault.NotFound, "not_found", "There is nothing at this path.")
 	case r.Method != http.MethodGet:
 		return fault.New(fault.Invalid, "method_not_allowed", "Only GET opens a WebSocket.")
 	case !websocket.IsWebSocketUpgrade(r):
@@ -129,7 +134,7 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		}
 	case fault.Unauthenticated:
 		status = http.StatusUnauthorized
-		w.Header().Set("WWW-Authenticate", "Bearer")
+		w.Header().Set("WWW-Authenticate", `Bearer realm="bondmate"`)
 	case fault.Forbidden:
 		status = http.StatusForbidden
 	case fault.NotFound:
@@ -154,15 +159,29 @@ type problem struct {
 }
 
 func writeProblem(w http.ResponseWriter, r *http.Request, status int, code, detail string) {
-	id := r.Header.Get("X-Request-Id")
-	if id == "" || len(id) > 64 {
-		id = uuid.NewString()
-	}
+	id := requestID(w, r)
+	w.Header().Set(requestIDHeader, id)
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(problem{
-		Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Code: code, RequestID: id,
+		Type: "urn:bondmate:problem:" + code, Title: strings.ToUpper(code[:1]) + strings.ReplaceAll(code[1:], "_", " "),
+		Status: status, Detail: detail, Code: code, RequestID: id,
 	})
+}
+
+const requestIDHeader = "X-Request-Id"
+
+// requestID is the id that whoever serves this handler has given the request, or the
+// caller's when it is harmless to repeat, or a new one.
+func requestID(w http.ResponseWriter, r *http.Request) string {
+	if id := w.Header().Get(requestIDHeader); id != "" {
+		return id
+	}
+	id := r.Header.Get(requestIDHeader)
+	if id == "" || len(id) > 128 || strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return uuid.NewString()
+	}
+	return id
 }
 
 // upgradeFailed answers what the upgrader refuses itself: a malformed handshake.

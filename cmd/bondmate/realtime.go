@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/bondmate/backend/pkg/bus"
@@ -119,6 +120,11 @@ func (p *process) addHTTP(ctx context.Context, handler http.Handler) (string, er
 	if err != nil {
 		return "", fmt.Errorf("HTTP server (PORT): %w", err)
 	}
+	open := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "bondmate_http_open_connections", Help: "Open connections of the public port; sockets are counted apart.",
+	})
+	p.registry.MustRegister(open)
+	server.CountConnections(open)
 	p.onClose(func() { _ = server.Close() }) // closed already once it has run
 	p.group.Add(service.Member{Name: "http server", Phase: service.Intake, Run: server.Run})
 	return loopbackURL(server.Addr()), nil

@@ -50,6 +50,20 @@ func Listen(ctx context.Context, addr string, handler http.Handler, log *slog.Lo
 	}}, nil
 }
 
+// CountConnections keeps the number of open connections in the gauge; those that became
+// WebSockets count no longer. It is called before Run.
+func (s *Server) CountConnections(open prometheus.Gauge) {
+	s.server.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Inc()
+		case http.StateClosed, http.StateHijacked:
+			open.Dec()
+		case http.StateActive, http.StateIdle:
+		}
+	}
+}
+
 // Addr returns the address that it listens on.
 func (s *Server) Addr() *net.TCPAddr { return s.listener.Addr().(*net.TCPAddr) }
 

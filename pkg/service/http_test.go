@@ -1,11 +1,14 @@
 package service
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -14,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 func TestServerAnswersWhatIsInHandBeforeItStops(t *testing.T) {
@@ -57,6 +61,67 @@ func TestServerAnswersWhatIsInHandBeforeItStops(t *testing.T) {
 	if err := <-ran; err != nil {
 		t.Error(err)
 	}
+}
+
+func TestServerCountsItsOpenConnections(t *testing.T) {
+	t.Parallel()
+	hijack := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/hijack" {
+			return
+		}
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
+		t.Cleanup(func() { _ = conn.Close() })
+	})
+	server, err := Listen(t.Context(), "127.0.0.1:0", hijack, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := prometheus.NewGauge(prometheus.GaugeOpts{Name: "open", Help: "For the test."})
+	server.CountConnections(open)
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- server.Run(ctx) }()
+	call := func(path string) net.Conn {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", server.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	await := func(want float64) {
+		t.Helper()
+		deadline := time.Now().Add(10 * time.Second)
+		for testutil.ToFloat64(open) != want {
+			if time.Now().After(deadline) {
+				t.Fatalf("open connections: got %v, want %v", testutil.ToFloat64(open), want)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	first := call("/")
+	call("/")
+	await(2)
+	call("/hijack")
+	await(2)
+	_ = first.Close()
+	await(1)
+	stop()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+	await(0)
 }
 
 func TestAdminHandler(t *testing.T) {
