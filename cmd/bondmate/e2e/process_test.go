@@ -146,8 +146,8 @@ func (p *process) stop() {
 	p.signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
-	case <-time.After(35 * time.Second):
-		p.t.Errorf("%s did not stop within 35 s of SIGTERM", p.name)
+	case <-time.After(30 * time.Second):
+		p.t.Errorf("%s did not stop within 30 s of SIGTERM", p.name)
 		p.kill()
 	}
 }
