@@ -274,9 +274,9 @@ func TestHotUsersDoNotDeadlock(t *testing.T) {
 	if got := one[int64](r, `SELECT count(*) FROM commands WHERE id = ANY($1)`, idsOf(cmds)); got != int64(len(cmds)) {
 		t.Errorf("%d of %d commands have an outcome", got, len(cmds))
 	}
-	if got := value(t, r.reg, "bondmate_processor_retries_total"); got != 0 {
-		t.Errorf("%v transactions were tried again: %d deadlocks", got,
-			one[int64](r, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`))
+	// The server's own count comes with a delay.
+	if got := value(t, r.reg, "bondmate_processor_retries_total", "40P01"); got != 0 {
+		t.Errorf("%v transactions were in a deadlock", got)
 	}
 	r.gapless()
 	r.published()
@@ -285,22 +285,28 @@ func TestHotUsersDoNotDeadlock(t *testing.T) {
 // Whatever the server takes back by itself is tried again, and no user hears of it.
 func TestTransactionsThatTheServerTakesBackAreTriedAgain(t *testing.T) {
 	t.Parallel()
-	for name, code := range map[string]string{
-		"deadlock": "40P01", "serialization": "40001", "lock timeout": "55P03", "statement timeout": "57014", "out of memory": "53200",
+	const inTheMiddle, atTheEnd = `AFTER INSERT ON commands`, `AFTER UPDATE OF next_offset ON processor_partitions`
+	for name, fault := range map[string]struct{ code, at string }{
+		"deadlock":                       {"40P01", inTheMiddle},
+		"deadlock in the last statement": {"40P01", atTheEnd},
+		"serialization":                  {"40001", atTheEnd},
+		"lock timeout":                   {"55P03", inTheMiddle},
+		"statement timeout":              {"57014", atTheEnd},
+		"server is out of memory":        {"53200", inTheMiddle},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, _ := newMemoryRig(t)
-			// A sequence does not roll back: every second transaction that writes outcomes fails.
+			// A sequence does not roll back: every second pass fails.
 			r.exec(`CREATE SEQUENCE passes`)
 			r.exec(`CREATE FUNCTION take_back() RETURNS trigger LANGUAGE plpgsql AS $$
 				BEGIN
 					IF nextval('passes') % 2 = 1 THEN
-						RAISE EXCEPTION 'taken back' USING ERRCODE = '` + code + `';
+						RAISE EXCEPTION 'taken back' USING ERRCODE = '` + fault.code + `';
 					END IF;
 					RETURN NULL;
 				END $$`)
-			r.exec(`CREATE TRIGGER take_back AFTER INSERT ON commands FOR EACH STATEMENT EXECUTE FUNCTION take_back()`)
+			r.exec(`CREATE TRIGGER take_back ` + fault.at + ` FOR EACH STATEMENT EXECUTE FUNCTION take_back()`)
 			users := r.users(12, 1)
 			_, stop := r.start(func(c *Config) { c.MaxBatch = 3 })
 			var cmds []partner.Command
@@ -318,7 +324,7 @@ func TestTransactionsThatTheServerTakesBackAreTriedAgain(t *testing.T) {
 			if got := one[int64](r, `SELECT count(*) FROM parked_commands`); got != 0 {
 				t.Errorf("%d commands are parked", got)
 			}
-			if got := value(t, r.reg, "bondmate_processor_retries_total"); got == 0 {
+			if got := value(t, r.reg, "bondmate_processor_retries_total", fault.code); got == 0 {
 				t.Error("nothing was tried again")
 			}
 			r.gapless()
