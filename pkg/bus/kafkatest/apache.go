@@ -23,7 +23,7 @@ var shared struct { //nolint:gochecknoglobals // see above
 }
 
 // Apache returns an Apache Kafka that all tests share: the one that TEST_KAFKA_BROKERS
-// names, or one that lives as long as a test of this process uses it. Without the jars it
+// names, or one that lives as long as a test of this process uses it. Without jars or java it
 // skips the test, and fails it when CI is set.
 func Apache(tb testing.TB) *Broker {
 	tb.Helper()
@@ -60,7 +60,7 @@ func Apache(tb testing.TB) *Broker {
 }
 
 // StartApache starts an Apache Kafka for this test alone, which may stop and start it.
-// Without the jars it skips the test, and fails it when CI is set.
+// Without jars or java it skips the test, and fails it when CI is set.
 func StartApache(tb testing.TB) *Broker {
 	tb.Helper()
 	require(tb)
@@ -84,10 +84,10 @@ func newServer(dir string) (*apache.Server, error) {
 
 func require(tb testing.TB) {
 	tb.Helper()
-	if _, err := apache.Libs(); err != nil {
+	if err := apache.Available(); err != nil {
 		if os.Getenv("CI") != "" {
 			tb.Fatalf("CI demands the tests against Apache Kafka: %v", err)
 		}
-		tb.Skipf("SKIPPED, NOT TESTED AGAINST APACHE KAFKA: %v", err)
+		tb.Skipf("!!! SKIPPED, NOT TESTED AGAINST APACHE KAFKA: %v", err)
 	}
 }

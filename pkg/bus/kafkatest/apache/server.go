@@ -28,9 +28,31 @@ const Version = "4.1.0"
 // ErrUnavailable says that the jars or java are missing on this machine.
 var ErrUnavailable = errors.New("no Apache Kafka here: run .ci/kafka-setup (it needs java and mvn)")
 
-// Libs returns the directory with the jars: TEST_KAFKA_LIBS or the cache that
+// Available returns ErrUnavailable, and why, when a server cannot run here.
+func Available() error {
+	if _, err := libraries(); err != nil {
+		return err
+	}
+	_, err := javaProgram()
+	return err
+}
+
+// javaProgram returns JAVA_HOME's java or the one in the PATH.
+func javaProgram() (string, error) {
+	name := "java"
+	if home := os.Getenv("JAVA_HOME"); home != "" {
+		name = filepath.Join(home, "bin", "java")
+	}
+	program, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return program, nil
+}
+
+// libraries returns the directory with the jars: TEST_KAFKA_LIBS or the cache that
 // .ci/kafka-setup fills.
-func Libs() (string, error) {
+func libraries() (string, error) {
 	dir := os.Getenv("TEST_KAFKA_LIBS")
 	if dir == "" {
 		cache := os.Getenv("BONDMATE_CACHE")
@@ -65,15 +87,13 @@ type process struct {
 
 // New prepares a server with its data in dir; Start starts it.
 func New(ctx context.Context, dir string) (*Server, error) {
-	libs, err := Libs()
+	libs, err := libraries()
 	if err != nil {
 		return nil, err
 	}
-	java := filepath.Join(os.Getenv("JAVA_HOME"), "bin", "java")
-	if os.Getenv("JAVA_HOME") == "" {
-		if java, err = exec.LookPath("java"); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
+	java, err := javaProgram()
+	if err != nil {
+		return nil, err
 	}
 	s := &Server{dir: dir, libs: libs, java: java}
 	ports, err := freePorts(2)
