@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/bondmate/backend/pkg/bus/kafkatest"
 )
 
@@ -15,6 +18,7 @@ import (
 func TestStoppedOwnerIsFenced(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, kafkatest.Apache(t), "")
+	history := watchProgress(t, c.pool)
 	ingest := c.role("ingest")
 	owners := []*process{c.role("processor"), c.role("processor")}
 	phones := people(t, ingest.server(), 40)
@@ -60,8 +64,63 @@ func TestStoppedOwnerIsFenced(t *testing.T) {
 			t.Fatalf("command %s ended as %s; without the fault all are applied", id, outcome)
 		}
 	}
+	history()
 	verify(t, c.pool)
 	repeats := verifyTopic(t, c.pool, c.bus, c.topics.Events)
 	t.Logf("%d commands; fenced %v; %d event records repeated", len(outcomes),
 		stopped.metric("bondmate_processor_fenced_total"), repeats)
+}
+
+// watchProgress lets the database write down every change of the processors' progress. The
+// function that it returns checks that no owner ever wrote over another: a partition's
+// epoch never falls, and each transaction takes the version one up and the offset forward.
+// One that lost its partition and wrote all the same would set them back.
+func watchProgress(t *testing.T, pool *pgxpool.Pool) (check func()) {
+	t.Helper()
+	_, err := pool.Exec(t.Context(), `
+		CREATE TABLE progress (
+			n bigint GENERATED ALWAYS AS IDENTITY, partition smallint, old_epoch bigint, epoch bigint,
+			old_version bigint, version bigint, old_offset bigint, next_offset bigint, old_seq bigint, event_seq bigint);
+		CREATE FUNCTION note_progress() RETURNS trigger LANGUAGE plpgsql AS $$
+			BEGIN
+				INSERT INTO progress (partition, old_epoch, epoch, old_version, version, old_offset, next_offset, old_seq, event_seq)
+				VALUES (NEW.partition, OLD.epoch, NEW.epoch, OLD.version, NEW.version,
+					OLD.next_offset, NEW.next_offset, OLD.event_seq, NEW.event_seq);
+				RETURN NULL;
+			END $$;
+		CREATE TRIGGER note_progress AFTER UPDATE ON processor_partitions
+			FOR EACH ROW EXECUTE FUNCTION note_progress();`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		rows, err := pool.Query(t.Context(), `
+			SELECT format('partition %s: epoch %s to %s, version %s to %s, offset %s to %s, event %s to %s',
+				partition, old_epoch, epoch, old_version, version, old_offset, next_offset, old_seq, event_seq)
+			FROM progress
+			WHERE epoch < old_epoch OR next_offset < old_offset OR event_seq < old_seq
+				OR (next_offset <> old_offset OR event_seq <> old_seq OR version <> old_version)
+					AND (version <> old_version + 1 OR next_offset <= old_offset)
+			ORDER BY n LIMIT 5`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrong, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range wrong {
+			t.Errorf("written over: %s", line)
+		}
+		var changes, claims int
+		if err := pool.QueryRow(t.Context(), `SELECT count(*), count(*) FILTER (WHERE epoch > old_epoch) FROM progress`).
+			Scan(&changes, &claims); err != nil {
+			t.Fatal(err)
+		}
+		if claims == 0 {
+			t.Errorf("no partition changed hands in %d changes", changes)
+		}
+		t.Logf("%d changes of progress, %d of them claims", changes, claims)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,12 +34,14 @@ func TestKafkaOutage(t *testing.T) {
 	tr.run(t.Context(), phones, 4)
 
 	broker.Stop()
-	for range 3 { // until the breaker opens, and after
+	refused := func(from, to *phone.Phone) {
+		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		answer, err := phones[0].Send(ctx, phones[1].UserID)
-		cancel()
+		defer cancel()
+		answer, err := from.Send(ctx, to.UserID)
 		if err != nil {
-			t.Fatalf("no answer within 3 s while Kafka is down: %v", err)
+			t.Errorf("no answer within 3 s while Kafka is down: %v", err)
+			return
 		}
 		if answer.Status != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") == "" {
 			t.Errorf("status %d, Retry-After %q: %s", answer.Status, answer.Header.Get("Retry-After"), answer.Body)
@@ -47,6 +50,16 @@ func TestKafkaOutage(t *testing.T) {
 			t.Errorf("code %s", code)
 		}
 	}
+	refused(phones[0], phones[1]) // by the deadline
+	var group sync.WaitGroup
+	for i := range 9 { // enough to open the breaker
+		group.Go(func() { refused(phones[2+2*i], phones[3+2*i]) })
+	}
+	group.Wait()
+	eventually(t, 10*time.Second, "the breaker is open", func() (bool, error) {
+		refused(phones[0], phones[1])
+		return ingest.metric("bondmate_ingest_publisher_breaker_state") == 2, nil
+	})
 	for _, path := range []string{"/api/profile", "/api/enhanced-partners/current", "/api/notifications", "/api/sync"} {
 		if err := phones[0].Get(t.Context(), path, nil); err != nil {
 			t.Errorf("reads go on without Kafka: %v", err)
