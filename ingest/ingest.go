@@ -208,9 +208,7 @@ func methodNotAllowed() error {
 // it, so this is a value that the document allows and Go's types do not.
 func (s *Server) writeBindError(w http.ResponseWriter, r *http.Request, err error) {
 	f := fault.Wrap(err, fault.Invalid, "invalid_request", "A value has the wrong form.")
-	if repeated, ok := errors.AsType[*api.TooManyValuesForParamError](err); ok {
-		f.Fields = fields{{Pointer: repeated.ParamName, Code: "repeated", Detail: "The parameter may come once."}}
-	} else if malformed, ok := errors.AsType[*api.InvalidParamFormatError](err); ok {
+	if malformed, ok := errors.AsType[*api.InvalidParamFormatError](err); ok {
 		f.Fields = fields{{Pointer: malformed.ParamName, Code: "wrong_format", Detail: "The value has the wrong format."}}
 	}
 	s.writeProblem(w, r, f)

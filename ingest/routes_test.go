@@ -287,6 +287,18 @@ func TestUnroutedRequests(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	wantProblem(t, w.do("GET", "/api/nothing", "", nil, nil), 404, "not_found")
+	for _, path := range []string{"/api/nothing", "/live/", "//live", "/api/realtime", "/demo/"} {
+		wantProblem(t, w.do("GET", path, "", nil, nil), 404, "not_found")
+	}
+	if got, _ := w.try("HEAD", "/live", "", nil, nil); got.status != 200 || len(got.raw) != 0 {
+		t.Errorf("HEAD: %d %q", got.status, got.raw)
+	}
+	if got, _ := w.try("HEAD", "/api/auth/login", "", nil, nil); got.status != 405 || got.header.Get("Allow") != "POST" {
+		t.Errorf("HEAD of what has no GET: %d, Allow %q", got.status, got.header.Get("Allow"))
+	}
+	if got := w.do("POST", "/live", "", nil, nil); got.status != 405 || got.header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("POST of what has no POST: %d, Allow %q", got.status, got.header.Get("Allow"))
+	}
 	got := w.do("PATCH", "/api/enhanced-partners/remove", "", nil, nil)
 	wantProblem(t, got, 405, "method_not_allowed")
 	if allow := got.header.Get("Allow"); allow != "POST, DELETE" {
@@ -336,6 +348,9 @@ func TestValidation(t *testing.T) {
 		"query uuid":          {"DELETE", remove + "?partnershipId=1", ``, nil, 400, "invalid_request", []string{"partnershipId wrong_format"}},
 		"path uuid":           {"GET", "/api/commands/7", ``, nil, 400, "invalid_request", []string{"id wrong_format"}},
 		"limit":               {"GET", send + "s?limit=101", ``, nil, 400, "invalid_request", []string{"limit out_of_range"}},
+		"not UTF-8":           {"POST", send, "{\"message\":\"\xff\"}", nil, 400, "invalid_request", []string{" malformed"}},
+		"too large unread":    {"POST", "/api/auth/logout", strings.Repeat(" ", 64<<10+1), nil, 413, "payload_too_large", nil},
+		"repeated parameter":  {"GET", send + "s?limit=1&limit=2", ``, nil, 400, "invalid_request", []string{"limit wrong_format"}},
 		"limit type":          {"GET", send + "s?limit=many", ``, nil, 400, "invalid_request", []string{"limit wrong_type"}},
 		"enum":                {"GET", send + "s?direction=up", ``, nil, 400, "invalid_request", []string{"direction not_allowed"}},
 		"missing parameter":   {"GET", "/api/enhanced-partners/search", ``, nil, 400, "invalid_request", []string{"code required"}},

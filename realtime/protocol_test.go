@@ -2,6 +2,7 @@ package realtime_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -158,18 +159,32 @@ func TestPlainRequestsAreAnsweredWithProblems(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	gw := w.start(nil)
-	for method, want := range map[string]int{http.MethodGet: 426, http.MethodPost: 405} {
-		req, err := http.NewRequestWithContext(w.ctx(), method, "http"+strings.TrimPrefix(gw.url, "ws"), nil)
+	base := "http" + strings.TrimPrefix(gw.url, "ws")
+	for _, tt := range []struct {
+		method, url, code string
+		status            int
+	}{
+		{http.MethodGet, base, "upgrade_required", 426},
+		{http.MethodPost, base, "method_not_allowed", 405},
+		{http.MethodGet, base + "/more", "not_found", 404},
+		{http.MethodGet, strings.TrimSuffix(base, "/api/realtime"), "not_found", 404},
+	} {
+		req, err := http.NewRequestWithContext(w.ctx(), tt.method, tt.url, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		req.Header.Set("X-Request-Id", "mine-3")
 		res, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
+		var got struct{ Type, Code, RequestID string }
+		err = json.NewDecoder(res.Body).Decode(&got)
 		_ = res.Body.Close()
-		if res.StatusCode != want || res.Header.Get("Content-Type") != "application/problem+json" {
-			t.Errorf("%s: %d %s, want %d", method, res.StatusCode, res.Header.Get("Content-Type"), want)
+		want := struct{ Type, Code, RequestID string }{"urn:bondmate:problem:" + tt.code, tt.code, "mine-3"}
+		if err != nil || got != want || res.StatusCode != tt.status || res.Header.Get("X-Request-Id") != "mine-3" ||
+			res.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s %s: %d %+v %v (%v), want %d %+v", tt.method, tt.url, res.StatusCode, got, res.Header, err, tt.status, want)
 		}
 	}
 }
