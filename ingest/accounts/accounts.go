@@ -12,8 +12,9 @@
 //   - A push address belongs to one account, the last to register it.
 //   - Whether an account exists shows neither in a login's answer nor in its time.
 //
-// Every list that a stranger or a client can make longer has a bound in Config. The
-// package starts no goroutine; deadlines come from ctx.
+// Every list that a stranger or a client can make longer has a bound in Config. Deadlines
+// come from ctx, but for the look-ups of IsSessionActive: callers share them, so at most
+// two goroutines, which end by themselves, run them on a deadline of their own.
 package accounts
 
 import (
@@ -63,6 +64,8 @@ type Service struct {
 	pool   *pgxpool.Pool
 	log    *slog.Logger
 	active *otter.Cache[uuid.UUID, verdict]
+
+	activity *activity
 }
 
 // New returns a service.
@@ -82,7 +85,9 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache of active sessions: %w", err)
 	}
-	return &Service{cfg: cfg, pool: cfg.Pool, log: cfg.Log, active: active}, nil
+	s := &Service{cfg: cfg, pool: cfg.Pool, log: cfg.Log, active: active}
+	s.activity = &activity{pool: cfg.Pool, clock: s.now, waiting: map[uuid.UUID]*question{}}
+	return s, nil
 }
 
 func setDefault[T comparable](v *T, def T) {
