@@ -139,6 +139,29 @@ func TestEnqueue(t *testing.T) {
 	}
 }
 
+// A phone whose session is over gets nothing, whether it ended before the event or between
+// the event and the call.
+func TestSessionMustBeLive(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n := w.notifier(w.config())
+	over, ending, live := w.phone("over"), w.phone("ending"), w.phone("live")
+	const expire = `UPDATE sessions SET expires_at = now() - interval '1 second' WHERE id = $1`
+	w.exec(expire, over.session)
+	w.deliver(n, received(1, over.user, ending.user, live.user))
+	if got := query[int](w, `SELECT count(*) FROM push_deliveries`); got != 2 {
+		t.Errorf("%d deliveries, want those of the 2 live sessions", got)
+	}
+	w.exec(expire, ending.session)
+	w.background(n.Run)
+	if diff := cmp.Diff(map[Outcome]int{Delivered: 1, Unregistered: 1}, w.awaitSettled(2)); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+	if got := len(w.statuses("live")); got != 1 {
+		t.Errorf("%d calls for the live session, want 1", got)
+	}
+}
+
 // Every kind of fault at once, from a seed: nothing is lost, and the provider was called
 // exactly as often as the rows say.
 func TestStormLosesNothing(t *testing.T) {

@@ -34,8 +34,13 @@ type deadLetter struct {
 	err    error
 }
 
+// The end of a session deletes its devices; that its time is over does not, and a phone
+// that nobody signs in on any more is not told what happens.
 const selectDevices = `
-SELECT user_id, id FROM devices WHERE user_id = ANY ($1) AND kind = $2 ORDER BY user_id, id`
+SELECT d.user_id, d.id
+FROM devices d JOIN sessions s ON s.id = d.session_id
+WHERE d.user_id = ANY ($1) AND d.kind = $2 AND s.revoked_at IS NULL AND s.expires_at > $3
+ORDER BY d.user_id, d.id`
 
 // ON CONFLICT: an event that is read again is due once (G6).
 const insertDeliveries = `
@@ -65,7 +70,7 @@ func (s store) enqueue(ctx context.Context, now, due time.Time, pushes []push, l
 				return err
 			}
 		}
-		devices, err := devicesOf(ctx, tx, pushes)
+		devices, err := devicesOf(ctx, tx, now, pushes)
 		if err != nil {
 			return err
 		}
@@ -82,7 +87,7 @@ func (s store) enqueue(ctx context.Context, now, due time.Time, pushes []push, l
 	return inserted, nil
 }
 
-func devicesOf(ctx context.Context, tx pgx.Tx, pushes []push) (map[uuid.UUID][]uuid.UUID, error) {
+func devicesOf(ctx context.Context, tx pgx.Tx, now time.Time, pushes []push) (map[uuid.UUID][]uuid.UUID, error) {
 	if len(pushes) == 0 {
 		return nil, nil
 	}
@@ -91,7 +96,7 @@ func devicesOf(ctx context.Context, tx pgx.Tx, pushes []push) (map[uuid.UUID][]u
 		users[i] = p.user
 	}
 	type row struct{ User, Device uuid.UUID }
-	rows, err := tx.Query(ctx, selectDevices, users, addressKind)
+	rows, err := tx.Query(ctx, selectDevices, users, addressKind, now)
 	if err != nil {
 		return nil, fmt.Errorf("load devices: %w", err)
 	}
@@ -223,13 +228,14 @@ FROM (
 	SELECT q.id, q.due_at AS was_due, d.value, d.updated_at, u.push_preview,
 		CASE
 			WHEN q.expires_at <= $2 THEN 'expired'
-			WHEN d.id IS NULL OR u.id IS NULL THEN 'unregistered'
+			WHEN d.id IS NULL OR u.id IS NULL OR s.id IS NULL THEN 'unregistered'
 			WHEN d.user_id <> q.user_id THEN 'withdrawn'
 			WHEN EXISTS (SELECT FROM acks a WHERE a.user_id = q.user_id AND a.visible_seq >= q.seq) THEN 'suppressed'
 		END AS outcome
 	FROM unnest($1::uuid[]) AS k (id)
 	JOIN push_deliveries q ON q.id = k.id
 	LEFT JOIN devices d ON d.id = q.device_id
+	LEFT JOIN sessions s ON s.id = d.session_id AND s.revoked_at IS NULL AND s.expires_at > $2
 	LEFT JOIN users u ON u.id = q.user_id
 ) j
 WHERE p.id = j.id
