@@ -3,8 +3,11 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -159,6 +162,17 @@ func verify(t *testing.T, pool *pgxpool.Pool) {
 			t.Errorf("%d %s", n, what)
 		}
 	}
+}
+
+// seeded returns a source of random numbers whose seed is printed; TEST_SEED repeats it.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	if s, err := strconv.ParseUint(os.Getenv("TEST_SEED"), 10, 64); err == nil {
+		seed = s
+	}
+	t.Logf("TEST_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // topicEvents reads the whole events topic and returns its records in order per partition.

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"math/rand/v2"
 	"net/http"
 	"sync"
 	"testing"
@@ -21,9 +20,7 @@ func TestContention(t *testing.T) {
 	ingest := c.role("ingest")
 	c.role("processor")
 	phones := people(t, ingest.server(), 20)
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 1))
+	random := seeded(t)
 
 	all := func(n int, act func(i int) (phone.Answer, error)) {
 		var group sync.WaitGroup

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -40,9 +39,7 @@ func TestResumeOverTwoGateways(t *testing.T) {
 		tr.run(ctx, pairs, 2*rounds)
 	}()
 
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 2))
+	random := seeded(t)
 	total := int64(len(senders) * 2 * rounds)
 	var got []uuid.UUID
 	reconnects := 0
