@@ -96,6 +96,7 @@ type batch struct {
 	highs      []uuid.UUID
 	requestIDs []uuid.UUID
 	commandIDs []uuid.UUID
+	missing    []uuid.UUID // streams that an attempt before did not find
 	fillers    []uuid.UUID // users whose last slot a command of the batch could fill
 
 	// Of the transaction in hand.
@@ -109,7 +110,7 @@ type batch struct {
 // newBatch takes the records of a transaction. more are streams and ids that an attempt
 // before found to be concerned too.
 func newBatch(items []*item, limits partner.Limits, more restart) *batch {
-	b := &batch{items: items, limits: limits}
+	b := &batch{items: items, limits: limits, missing: more.streams}
 	users, fillers := map[uuid.UUID]struct{}{}, map[uuid.UUID]struct{}{}
 	pairs := map[partner.Pair]struct{}{}
 	commands, requests := map[uuid.UUID]struct{}{}, map[uuid.UUID]struct{}{}

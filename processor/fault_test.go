@@ -445,6 +445,86 @@ func TestRelayReadsTheTableWhenMemoryIsFull(t *testing.T) {
 	}
 }
 
+// sessions notes what runs on connections that nobody has set up.
+type sessions struct {
+	mu     sync.Mutex
+	set    map[*pgx.Conn]bool
+	seen   map[string]bool
+	faults []string
+}
+
+func (s *sessions) TraceQueryStart(ctx context.Context, conn *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[q.SQL] = true
+	if q.SQL == setSQL {
+		s.set[conn] = true
+	} else if !s.set[conn] {
+		s.faults = append(s.faults, q.SQL)
+	}
+	return ctx
+}
+
+func (s *sessions) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A wait without the server's time-out ends with its context, or never.
+func TestEveryConnectionHasTheTimeouts(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	users := r.users(20, 1)
+	trace := &sessions{set: map[*pgx.Conn]bool{}, seen: map[string]bool{}}
+	r.start(func(c *Config) {
+		c.RelayBuffer = 1 // what is committed together goes through the table
+		c.Connect = func(ctx context.Context) (*pgx.Conn, error) {
+			cfg, err := pgx.ParseConfig(r.url)
+			if err != nil {
+				return nil, err
+			}
+			cfg.Tracer = trace
+			return pgx.ConnectConfig(ctx, cfg)
+		}
+	})
+	for i := range 10 {
+		r.post(send(users[2*i], users[2*i+1]))
+	}
+	r.settled()
+	trace.mu.Lock()
+	defer trace.mu.Unlock()
+	if len(trace.faults) > 0 {
+		t.Errorf("without a set-up: %q", trace.faults)
+	}
+	for _, sql := range []string{claimSQL, outboxSQL} {
+		if !trace.seen[sql] {
+			t.Errorf("nobody ran %s", sql)
+		}
+	}
+}
+
+// A gauge that outlives the ownership shows a lag that nobody has.
+func TestGaugesEndWithTheOwnership(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	_, stop := r.start()
+	r.post(send(r.user(1), r.user(1)))
+	r.settled()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	families, err := r.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "partition" {
+					t.Errorf("%s of partition %s is still there", f.GetName(), l.GetValue())
+				}
+			}
+		}
+	}
+}
+
 // crashNow returns a hook that fails once at each point, after so many passes.
 func crashNow(after int) func(context.Context, Point) error {
 	var mu sync.Mutex

@@ -64,6 +64,7 @@ func (p *Processor) generation(ctx context.Context, gen bus.Generation) error {
 	run(func() error { return p.watch(fetching, gen, parts) })
 	err = group.Wait()
 	p.commitOffsets(gen, parts)
+	p.metrics.forget(parts)
 	p.cfg.Log.Info("processor generation ended", slog.Int("generation", int(gen.ID)))
 	return err
 }
@@ -74,9 +75,9 @@ func (p *Processor) claimAll(ctx context.Context, assigned []bus.Assigned) ([]*p
 		parts, epoch, err := func() ([]*partition, string, error) {
 			cctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
 			defer cancel()
-			conn, err := p.cfg.Connect(cctx)
+			conn, err := p.dial(cctx)
 			if err != nil {
-				return nil, "", fmt.Errorf("connect to postgres: %w", err)
+				return nil, "", err
 			}
 			defer closeConn(conn)
 			return p.claim(ctx, conn, assigned)

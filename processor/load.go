@@ -41,6 +41,14 @@ WHERE user_id = ANY($1::uuid[])
 ORDER BY user_id
 FOR NO KEY UPDATE`
 
+// Streams that were missing when they should have been locked. They are made behind the
+// fence, in its transaction, so that who lost the partition makes none (G7), and before
+// any stream is locked, in ascending order.
+const ensureStreamsSQL = `
+INSERT INTO user_streams (user_id)
+SELECT n.id FROM unnest($1::uuid[]) AS n (id) ORDER BY n.id
+ON CONFLICT (user_id) DO NOTHING`
+
 const loadUsersSQL = `
 SELECT u.id, u.status,
        ARRAY(SELECT s.slot FROM user_slots s WHERE s.user_id = u.id ORDER BY s.slot),
@@ -117,6 +125,9 @@ func (b *batch) load(ctx context.Context, conn *pgx.Conn) (*world, []fence, erro
 		fences, err = pgx.CollectRows(rows, scanFence)
 		return err
 	})
+	if len(b.missing) > 0 {
+		q.Queue(ensureStreamsSQL, b.missing)
+	}
 	q.Queue("lock_streams", b.users).Query(w.scanStreams)
 	q.Queue("load_users", b.users).Query(w.scanUsers)
 	q.Queue("load_requests", b.lows, b.highs, b.requestIDs).Query(w.scanRequests)

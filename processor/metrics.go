@@ -1,6 +1,8 @@
 package processor
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -73,6 +75,17 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// forget drops the gauges of partitions that are another owner's from here on: kept, they
+// would show a lag for ever that nobody has.
+func (m *metrics) forget(parts []*partition) {
+	for _, part := range parts {
+		label := strconv.Itoa(part.id)
+		for _, g := range []*prometheus.GaugeVec{m.lag, m.oldest, m.backlog} {
+			g.DeleteLabelValues(label)
+		}
+	}
 }
 
 // count takes the figures of a committed batch.

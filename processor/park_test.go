@@ -2,7 +2,11 @@ package processor
 
 import (
 	"bytes"
+	"context"
+	"sync"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
@@ -175,4 +179,69 @@ func TestStreamThatIsMissingIsMadeAndLocked(t *testing.T) {
 		t.Errorf("%v restarts, want 1", got)
 	}
 	r.gapless()
+}
+
+// A fault that is not the server's comes again however often it is tried: here a parked
+// command that cannot be read any more. It must not stop who shares the worker.
+func TestFaultOfOurOwnParksItsPairAlone(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	a, b, c, d := r.user(1), r.user(1), r.user(1), r.user(1)
+	r.start(func(c *Config) { c.Workers = 1 })
+	s := send(a, b)
+	y := accept(b, s)
+	r.post(s, y)
+	r.settled()
+	m.Write(t.Context(), []contract.Record{r.unknown(send(a, b))}) //nolint:errcheck // memory
+	r.settled()
+	r.exec(`UPDATE parked_commands SET value = 'no command'`)
+	leave, other := remove(a, b), send(c, d)
+	r.post(leave, other)
+	r.settled()
+	if got := r.outcome(other.ID); got != "applied" {
+		t.Errorf("another pair's command is %s, want applied", got)
+	}
+	if got := one[int64](r, `SELECT count(*) FROM parked_commands`); got != 2 {
+		t.Errorf("%d commands are parked, want the unreadable one and the leave", got)
+	}
+	r.gapless()
+}
+
+// Who loses the partition while it makes a stream leaves no stream behind (G7).
+func TestMissingStreamIsMadeBehindTheFence(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	a, b := r.user(1), r.user(1)
+	r.exec(`DELETE FROM user_streams WHERE user_id = $1`, b)
+	first := prometheus.NewRegistry()
+	var once sync.Once
+	claimed := make(chan error, 1)
+	r.start(func(c *Config) {
+		c.Registerer = first
+		c.Hook = func(_ context.Context, at Point) error {
+			if at != BeforeDecide {
+				return nil
+			}
+			// Another owner queues up for the row, and has it as soon as this transaction ends.
+			once.Do(func() {
+				go func() {
+					_, err := r.pool.Exec(context.Background(), `UPDATE processor_partitions SET epoch = epoch + 1`)
+					claimed <- err
+				}()
+				r.eventually("waiting", func() bool {
+					return one[int64](r, `SELECT count(*) FROM pg_stat_activity
+						WHERE datname = current_database() AND wait_event_type = 'Lock'`) > 0
+				})
+			})
+			return nil
+		}
+	})
+	r.post(send(a, b))
+	r.eventually("fenced", func() bool { return value(t, first, "bondmate_processor_fenced_total") > 0 })
+	if err := <-claimed; err != nil {
+		t.Fatal(err)
+	}
+	if got := one[int64](r, `SELECT count(*) FROM user_streams WHERE user_id = $1`, b); got != 0 {
+		t.Error("the fenced owner made a stream")
+	}
 }

@@ -184,9 +184,9 @@ func (r *relay) read(ctx context.Context, conn **pgx.Conn, part *partition, upTo
 	ctx, cancel := context.WithTimeout(ctx, r.p.cfg.TxDeadline)
 	defer cancel()
 	if *conn == nil {
-		c, err := r.p.cfg.Connect(ctx)
+		c, err := r.p.dial(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("connect to postgres: %w", err)
+			return nil, err
 		}
 		*conn = c
 	}

@@ -61,13 +61,36 @@ var statements = [...]struct{ name, sql string }{
 func (p *Processor) connect(ctx context.Context) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
 	defer cancel()
+	conn, err := p.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepare(ctx, conn); err != nil {
+		closeConn(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
+const setSQL = `
+SELECT set_config(s.name, s.value, false)
+FROM unnest($1::text[], $2::text[]) AS s (name, value)`
+
+// dial opens a connection with the session's settings. Whoever works for a generation
+// uses no other: without the server's time-outs a wait would end with its context and
+// cost the connection, or not end at all.
+func (p *Processor) dial(ctx context.Context) (*pgx.Conn, error) {
 	conn, err := p.cfg.Connect(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to postgres: %w", err)
 	}
-	if err := p.prepare(ctx, conn); err != nil {
+	var names, values []string
+	for _, s := range p.cfg.settings() {
+		names, values = append(names, s[0]), append(values, s[1])
+	}
+	if _, err := conn.Exec(ctx, setSQL, names, values); err != nil {
 		closeConn(conn)
-		return nil, err
+		return nil, fmt.Errorf("set up the session: %w", err)
 	}
 	return conn, nil
 }
@@ -85,12 +108,7 @@ func (p *Processor) connectRetrying(ctx context.Context) (*pgx.Conn, error) {
 	}
 }
 
-func (p *Processor) prepare(ctx context.Context, conn *pgx.Conn) error {
-	for _, s := range p.cfg.settings() {
-		if _, err := conn.Exec(ctx, `SELECT set_config($1, $2, false)`, s[0], s[1]); err != nil {
-			return fmt.Errorf("set %s: %w", s[0], err)
-		}
-	}
+func prepare(ctx context.Context, conn *pgx.Conn) error {
 	registerIDArrays(conn)
 	for _, s := range statements {
 		if _, err := conn.Prepare(ctx, s.name, s.sql); err != nil {
@@ -122,11 +140,22 @@ const (
 	deterministic
 )
 
+// idleStatus is what Postgres reports outside of a transaction.
+const idleStatus = 'I'
+
 // judge sorts errors by SQLSTATE class. What is not surely the fault of a command's own
 // data is tried again: parking is for poison, and a server that is full, read-only or
 // being migrated poisons nothing.
 func judge(conn *pgx.Conn, err error) verdict {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok && !conn.IsClosed() && conn.PgConn().TxStatus() != idleStatus {
+		// The transaction is still open, so the fault is on this side: no time left to begin
+		// the next step, or a value that we cannot read or encode.
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			return tryAgain
+		}
+		return deterministic
+	}
 	if !ok || conn.IsClosed() || pg.Severity == "FATAL" || pg.Severity == "PANIC" {
 		return unknownOutcome
 	}

@@ -214,11 +214,7 @@ func (w *worker) apply(fetching, working context.Context, items []*item) error {
 		}
 		b := newBatch(items, w.p.cfg.Limits, more)
 		begin := time.Now()
-		err := w.ensure(working, more)
-		var done *changes
-		if err == nil {
-			done, err = w.p.attempt(working, w.conn, b)
-		}
+		done, err := w.p.attempt(working, w.conn, b)
 		if err == nil {
 			w.p.metrics.tx.Observe(time.Since(begin).Seconds())
 			return w.committed(working, b, done)
@@ -298,24 +294,6 @@ func unfenced(items []*item) []*item {
 		}
 	}
 	return kept
-}
-
-const ensureStreamsSQL = `
-INSERT INTO user_streams (user_id)
-SELECT n.id FROM unnest($1::uuid[]) AS n (id) ORDER BY n.id
-ON CONFLICT (user_id) DO NOTHING`
-
-// ensure makes the stream rows that were missing when they should have been locked.
-func (w *worker) ensure(ctx context.Context, more restart) error {
-	if len(more.streams) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, w.p.cfg.TxDeadline)
-	defer cancel()
-	if _, err := w.conn.Exec(ctx, ensureStreamsSQL, more.streams); err != nil {
-		return fmt.Errorf("make streams: %w", err)
-	}
-	return nil
 }
 
 // committed takes the partitions forward and hands the rows to the relay.
