@@ -35,7 +35,7 @@ test-quick: ## the tests without the race detector and without Apache Kafka
 
 .PHONY: lint
 lint: $(GOLANGCI) ## static analysis, architecture rules, formatting
-	$(GOLANGCI) run ./...
+	$(GOLANGCI) run --allow-parallel-runners ./...
 
 $(GOLANGCI):
 	@mkdir -p $(dir $@)
