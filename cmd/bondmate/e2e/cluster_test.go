@@ -127,7 +127,7 @@ func awaitApplied(t *testing.T, pool *pgxpool.Pool, ids []uuid.UUID, within time
 }
 
 // verify checks what must hold in any database at rest: gapless inboxes and event
-// sequences, one event at least for every command, and G3.
+// sequences, one event at least for every command, nothing set aside, and G3.
 func verify(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	for what, query := range map[string]string{
@@ -140,7 +140,9 @@ func verify(t *testing.T, pool *pgxpool.Pool) {
 			JOIN processor_partitions p USING (partition) WHERE e.n <> p.event_seq OR e.top <> p.event_seq`,
 		"inbox rows without their event": `
 			SELECT count(*) FROM inbox i LEFT JOIN events e ON (e.partition, e.seq) = (i.partition, i.event_seq) WHERE e.seq IS NULL`,
-		"events twice": `SELECT count(*) FROM (SELECT id FROM events GROUP BY id HAVING count(*) > 1) twice`,
+		"commands that are parked":      `SELECT count(*) FROM parked_commands`,
+		"records that are dead letters": `SELECT count(*) FROM dead_letters`,
+		"events twice":                  `SELECT count(*) FROM (SELECT id FROM events GROUP BY id HAVING count(*) > 1) twice`,
 		"commands without an event": `
 			SELECT count(*) FROM commands c WHERE NOT EXISTS (SELECT 1 FROM events e
 				WHERE (e.command_id = c.id OR e.id = c.id) AND e.topic = 1) -- e.id: the reuse of a command's id, rejected`,

@@ -4,12 +4,14 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/bondmate/backend/cmd/bondmate/phone"
 	"github.com/bondmate/backend/pkg/bus/kafkatest"
+	"github.com/bondmate/backend/pkg/contract"
 )
 
 // 100 concurrent sends, then acceptances of whatever came in, among 20 users with one slot
@@ -120,6 +122,7 @@ func TestIdempotencyKeyRaces(t *testing.T) {
 				t.Errorf("answer %d differs:\n%s", i, diff)
 			}
 		}
+		repeat(t, c, answers[0].Outcome().CommandID)
 		if n := count(`SELECT count(*) FROM requests WHERE sender = $1 AND target = $2`, ada.UserID, phones[1].UserID); n != 1 {
 			t.Errorf("%d requests instead of one", n)
 		}
@@ -171,4 +174,32 @@ func TestIdempotencyKeyRaces(t *testing.T) {
 		}
 	})
 	verify(t, c.pool)
+}
+
+// repeat writes a command's record once more, as a retry after a lost acknowledgement does,
+// and waits until the processor has passed it.
+func repeat(t *testing.T, c *cluster, id uuid.UUID) {
+	t.Helper()
+	for _, records := range topicEvents(t, c.bus, c.topics.Commands) {
+		for _, rec := range records {
+			if rec.Header("ce_id") != id.String() {
+				continue
+			}
+			if err := c.bus.Write(t.Context(), []contract.Record{rec}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 20*time.Second, "the repeat is read", func() (bool, error) {
+				_, ends, err := c.bus.Offsets(t.Context(), c.topics.Commands)
+				if err != nil {
+					return false, err
+				}
+				var next int64
+				err = c.pool.QueryRow(t.Context(),
+					`SELECT next_offset FROM processor_partitions WHERE partition = $1`, rec.Partition).Scan(&next)
+				return next == ends[rec.Partition], err
+			})
+			return
+		}
+	}
+	t.Fatalf("command %s is not on its topic", id)
 }
