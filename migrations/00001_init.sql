@@ -83,8 +83,8 @@ CREATE TABLE requests (
 CREATE UNIQUE INDEX requests_pending ON requests (LEAST(sender, target), GREATEST(sender, target)) WHERE status = 1;
 -- With the one above: a user's pending requests, whichever side of the pair they are.
 CREATE INDEX requests_pending_high ON requests (GREATEST(sender, target)) WHERE status = 1;
-CREATE INDEX requests_sender ON requests (sender, created_at DESC, id);
-CREATE INDEX requests_target ON requests (target, created_at DESC, id);
+CREATE INDEX requests_sender ON requests (sender, created_at DESC);
+CREATE INDEX requests_target ON requests (target, created_at DESC);
 
 CREATE TABLE partnerships (
     id               uuid PRIMARY KEY,
@@ -109,45 +109,45 @@ CREATE TABLE partnership_members (
     user_id        uuid     NOT NULL,
     slot           smallint NOT NULL,
     active         boolean  NOT NULL,
-    PRIMARY KEY (partnership_id, user_id),
+    PRIMARY KEY (user_id, partnership_id), -- a user's history is a range of it
     FOREIGN KEY (user_id, slot) REFERENCES user_slots (user_id, slot)
 );
 -- G3: a slot holds at most one active partnership, so a user never has more than slots.
 CREATE UNIQUE INDEX partnership_members_active ON partnership_members (user_id, slot) WHERE active;
-CREATE INDEX partnership_members_user ON partnership_members (user_id, partnership_id);
 
 -- The outcome of each command: what makes it take effect exactly once (G1).
 CREATE TABLE commands (
+    accepted_at timestamptz NOT NULL,
+    applied_at  timestamptz NOT NULL,
+    seq         bigint,               -- the issuer's inbox sequence of the command's last event
     id          uuid PRIMARY KEY,
     issuer      uuid        NOT NULL,
     type        smallint    NOT NULL, -- partner.CommandType
-    fingerprint bytea       NOT NULL,
     status      smallint    NOT NULL, -- 1 applied, 2 rejected
+    fingerprint bytea       NOT NULL,
     code        text,
-    result      json,
-    seq         bigint,               -- the issuer's inbox sequence of the command's last event
-    accepted_at timestamptz NOT NULL,
-    applied_at  timestamptz NOT NULL
+    result      json
 );
 
 -- What became true, in order per partition; this is the outbox. Append-only.
 -- (partition, seq) comes from the locked processor_partitions row, so a cursor never
--- skips a late commit.
+-- skips a late commit. Columns here and in inbox and commands go from wide to narrow:
+-- they are most of the WAL, and padding would be a good part of that.
 CREATE TABLE events (
-    partition   smallint    NOT NULL,
     seq         bigint      NOT NULL,
-    topic       smallint    NOT NULL, -- 1 events, 2 commands (a follow-up), 3 dead letters
+    accepted_at timestamptz NOT NULL,
+    applied_at  timestamptz NOT NULL,
+    low_seq     bigint,               -- inbox sequence when low is a recipient
+    high_seq    bigint,
+    other_seq   bigint,
     id          uuid        NOT NULL,
-    type        smallint    NOT NULL, -- partner.EventType; for a follow-up partner.CommandType
     command_id  uuid        NOT NULL,
     low         uuid        NOT NULL,
     high        uuid        NOT NULL,
-    low_seq     bigint,               -- inbox sequence when low is a recipient
-    high_seq    bigint,
     other       uuid,                 -- one recipient outside the pair
-    other_seq   bigint,
-    accepted_at timestamptz NOT NULL,
-    applied_at  timestamptz NOT NULL,
+    partition   smallint    NOT NULL,
+    topic       smallint    NOT NULL, -- 1 events, 2 commands (a follow-up), 3 dead letters
+    type        smallint    NOT NULL, -- partner.EventType; for a follow-up partner.CommandType
     data        json        NOT NULL,
     traceparent text,
     PRIMARY KEY (partition, seq)
@@ -155,11 +155,11 @@ CREATE TABLE events (
 
 -- Each user's own gapless sequence of the events addressed to them (G5).
 CREATE TABLE inbox (
-    user_id   uuid     NOT NULL,
     seq       bigint   NOT NULL,
-    partition smallint NOT NULL,
     event_seq bigint   NOT NULL,
+    user_id   uuid     NOT NULL,
     origin    uuid,
+    partition smallint NOT NULL,
     PRIMARY KEY (user_id, seq)
 );
 
@@ -236,7 +236,6 @@ CREATE TABLE push_deliveries (
     settled_at  timestamptz
 );
 CREATE INDEX push_deliveries_due ON push_deliveries (due_at) WHERE status < 3;
-CREATE INDEX push_deliveries_event ON push_deliveries (event_id);
 
 -- One-time admission to the WebSocket for clients that cannot set a header.
 CREATE TABLE realtime_tickets (
