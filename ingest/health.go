@@ -75,8 +75,9 @@ func (s *Server) DetailedHealth(ctx context.Context, _ api.DetailedHealthRequest
 		Status: api.DetailedHealthStatusHealthy, Timestamp: now.UTC(), Uptime: now.Sub(s.started).Seconds(),
 	}
 	checks := &answer.Checks
+	waiting := int(s.db.waiting.Load()) // before the checks, which wait for connections, too
 	var wg sync.WaitGroup
-	wg.Go(func() { checks.Postgres = s.postgresHealth(ctx) })
+	wg.Go(func() { checks.Postgres = s.postgresHealth(ctx, waiting) })
 	wg.Go(func() { checks.Kafka = s.kafkaHealth(ctx) })
 	wg.Go(func() { checks.Redis = s.redisHealth(ctx) })
 	checks.Memory = memoryHealth()
@@ -88,7 +89,7 @@ func (s *Server) DetailedHealth(ctx context.Context, _ api.DetailedHealthRequest
 	return answer, nil
 }
 
-func (s *Server) postgresHealth(ctx context.Context) api.PostgresHealth {
+func (s *Server) postgresHealth(ctx context.Context, waiting int) api.PostgresHealth {
 	began := time.Now()
 	err := s.db.pool.Ping(ctx)
 	stat := s.db.pool.Stat()
@@ -99,7 +100,7 @@ func (s *Server) postgresHealth(ctx context.Context) api.PostgresHealth {
 			TotalConnections: int(stat.TotalConns()),
 			// Idle ones, and those that may still be opened.
 			AvailableConnections: int(stat.MaxConns() - stat.AcquiredConns()),
-			WaitQueueSize:        int(s.db.waiting.Load()),
+			WaitQueueSize:        waiting,
 			Status:               api.PoolHealthStatusHealthy,
 		},
 	}

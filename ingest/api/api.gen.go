@@ -824,7 +824,7 @@ type SendRequest struct {
 	// Fresh Start anew instead of restoring an ended partnership.
 	Fresh *bool `json:"fresh,omitempty"`
 
-	// Message At most 500 characters once normalised (NFC, no control characters).
+	// Message At most 500 characters once normalised (NFC, no control characters). It may have several lines.
 	Message     *string             `json:"message,omitempty"`
 	PartnerCode *string             `json:"partnerCode,omitempty"`
 	ToUserId    *openapi_types.UUID `json:"toUserId,omitempty"`
