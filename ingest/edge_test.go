@@ -1,6 +1,9 @@
 package ingest
 
 import (
+	"encoding/base64"
+	"encoding/binary"
+	"math"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -9,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/fault"
 )
 
 func TestPreferredWait(t *testing.T) {
@@ -32,6 +36,24 @@ func TestPreferredWait(t *testing.T) {
 	}
 	if preferredWait(nil) != 0 {
 		t.Error("no header is a wait")
+	}
+}
+
+// A cursor is a stranger's bytes: a time that Postgres cannot hold is the caller's fault.
+func TestCursorOutOfTime(t *testing.T) {
+	t.Parallel()
+	of := func(at int64) *string {
+		raw := binary.BigEndian.AppendUint64(nil, uint64(at))
+		cursor := base64.RawURLEncoding.EncodeToString(append(raw, make([]byte, 16)...))
+		return &cursor
+	}
+	for name, at := range map[string]int64{"after all": math.MaxInt64, "before all": math.MinInt64, "year 0": -62135596800000001} {
+		if _, err := pageOf(of(at), nil); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: %v, want an invalid request", name, err)
+		}
+	}
+	if p, err := pageOf(of(1), nil); err != nil || !p.at.Equal(time.UnixMicro(1)) {
+		t.Errorf("got %v, %v", p.at, err)
 	}
 }
 

@@ -128,6 +128,9 @@ func pageOf(cursor *string, limit *int) (page, error) {
 		return page{}, invalid("cursor", "wrong_format", "The cursor is not one of this list.")
 	}
 	p.at = time.UnixMicro(int64(binary.BigEndian.Uint64(raw))).UTC()
+	if p.at.Year() < 1 || p.at.Year() > 9999 {
+		return page{}, invalid("cursor", "wrong_format", "The cursor is not one of this list.") // Postgres has no such time
+	}
 	p.id = uuid.UUID(raw[8:])
 	return p, nil
 }
