@@ -72,7 +72,7 @@ type Config struct {
 	ReadWithin   time.Duration // one read of an inbox; default 2 s
 	GiveUpAfter  time.Duration // of failing reads while behind; default 60 s
 	HeadEvery    time.Duration // between looks at the head of an inbox; default 25 s
-	SessionEvery time.Duration // between looks at the sessions; default 1 s
+	SessionEvery time.Duration // between looks at the sessions: what a revoked one may still receive; default 500 ms
 	AckEvery     time.Duration // between flushes of acknowledgements; default 100 ms
 	DrainWithin  time.Duration // spread of the closes of a draining instance; default 2 s
 }
@@ -99,7 +99,7 @@ func (c Config) withDefaults() Config {
 	c.ReadWithin = cmp.Or(c.ReadWithin, 2*time.Second)
 	c.GiveUpAfter = cmp.Or(c.GiveUpAfter, time.Minute)
 	c.HeadEvery = cmp.Or(c.HeadEvery, 25*time.Second)
-	c.SessionEvery = cmp.Or(c.SessionEvery, time.Second)
+	c.SessionEvery = cmp.Or(c.SessionEvery, 500*time.Millisecond)
 	c.AckEvery = cmp.Or(c.AckEvery, 100*time.Millisecond)
 	c.DrainWithin = cmp.Or(c.DrainWithin, 2*time.Second)
 	if c.Log == nil {

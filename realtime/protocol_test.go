@@ -265,6 +265,18 @@ func TestTokenExpiry(t *testing.T) {
 	})
 }
 
+func TestExpiredSessionIsClosed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	gw := w.start(func(c *realtime.Config) { c.SessionEvery = 20 * time.Millisecond })
+	p := w.phone()
+	c, _ := w.connect(gw, p, realtimetest.Options{})
+	// The access token is good for another hour.
+	w.exec(`UPDATE sessions SET expires_at = now() - interval '1 second' WHERE id = $1`, p.session)
+	_ = w.wantClose(c, realtime.CloseSessionRevoked)
+	_ = w.wantClose(w.dial(gw, p, realtimetest.Options{}), realtime.CloseSessionRevoked)
+}
+
 func TestRevokedSessionIsClosed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

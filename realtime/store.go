@@ -49,7 +49,7 @@ func newStore(cfg Config, m *metrics) *store {
 type page struct {
 	epoch  string
 	head   int64 // of the inbox, read before the rows: whatever is up to it is among them or gone
-	live   bool  // the session exists and is not revoked
+	live   bool  // the session exists, and is neither revoked nor expired
 	rows   []row
 	readAt time.Time // before the read: what is true at it is in the page
 	full   bool      // there may be more rows
@@ -68,7 +68,7 @@ type row struct {
 const headSQL = `
 SELECT e.epoch,
        COALESCE((SELECT last_seq FROM user_streams WHERE user_id = $1), 0),
-       EXISTS (SELECT FROM sessions WHERE id = $2 AND user_id = $1 AND revoked_at IS NULL)
+       EXISTS (SELECT FROM sessions WHERE id = $2 AND user_id = $1 AND revoked_at IS NULL AND expires_at > $3)
 FROM stream_epoch e`
 
 // One index range on the inbox and one look-up per row, whatever the statistics say.
@@ -113,7 +113,7 @@ func (st *store) read(ctx context.Context, user, session uuid.UUID, after int64,
 func (st *store) query(ctx context.Context, user, session uuid.UUID, after int64, limit int) (page, error) {
 	p := page{readAt: st.clock()}
 	batch := &pgx.Batch{}
-	batch.Queue(headSQL, user, session).QueryRow(func(r pgx.Row) error {
+	batch.Queue(headSQL, user, session, p.readAt).QueryRow(func(r pgx.Row) error {
 		return r.Scan(&p.epoch, &p.head, &p.live)
 	})
 	if after >= 0 {
@@ -154,13 +154,13 @@ func (st *store) redeem(ctx context.Context, ticket string) (user, session uuid.
 
 const revokedSQL = `
 SELECT k.id FROM unnest($1::uuid[]) k(id)
-WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = k.id AND s.revoked_at IS NULL)`
+WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = k.id AND s.revoked_at IS NULL AND s.expires_at > $2)`
 
-// revoked returns which of the sessions are revoked or gone.
+// revoked returns which of the sessions are revoked, expired or gone.
 func (st *store) revoked(ctx context.Context, sessions []uuid.UUID) ([]uuid.UUID, error) {
 	ctx, cancel := context.WithTimeout(ctx, st.within)
 	defer cancel()
-	rows, err := st.pool.Query(ctx, revokedSQL, sessions)
+	rows, err := st.pool.Query(ctx, revokedSQL, sessions, st.clock())
 	if err != nil {
 		return nil, fmt.Errorf("look up sessions: %w", err)
 	}
