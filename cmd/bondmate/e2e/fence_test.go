@@ -12,15 +12,19 @@ import (
 	"github.com/bondmate/backend/pkg/bus/kafkatest"
 )
 
-// Two processors on Apache Kafka. One is stopped (SIGSTOP) beyond its session in the middle
-// of its work, the other takes over; when the first goes on (SIGCONT) it writes nothing
-// more, and the result is the one without the fault.
+// Two processors on Apache Kafka. One is stopped (SIGSTOP) beyond its session with a batch
+// in hand, the other takes over; when the first goes on (SIGCONT) it writes nothing more,
+// and the result is the one without the fault.
+//
+// Kafka hangs while the first wakes up: so it is not the group that tells it what it has
+// lost, but its partition's row.
 func TestStoppedOwnerIsFenced(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, kafkatest.Apache(t), "")
+	broker := kafkatest.StartApache(t)
+	c := newCluster(t, broker, "")
 	history := watchProgress(t, c.pool)
 	ingest := c.role("ingest")
-	owners := []*process{c.role("processor"), c.role("processor")}
+	owners := []*process{c.role("processor", "WORKERS=1"), c.role("processor", "WORKERS=1")}
 	phones := people(t, ingest.server(), 40)
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -37,6 +41,7 @@ func TestStoppedOwnerIsFenced(t *testing.T) {
 	})
 
 	stopped, other := owners[0], owners[1]
+	stopInTransaction(t, c.pool, stopped)
 	owned := func() (n int) {
 		err := c.pool.QueryRow(t.Context(),
 			`SELECT count(DISTINCT owner) FROM processor_partitions`).Scan(&n)
@@ -45,15 +50,17 @@ func TestStoppedOwnerIsFenced(t *testing.T) {
 		}
 		return n
 	}
-	stopped.signal(syscall.SIGSTOP)
 	eventually(t, 40*time.Second, "the other processor owns every partition", func() (bool, error) { return owned() == 1, nil })
 	taken := applied(other)
 	eventually(t, 30*time.Second, "the other processor goes on with them", func() (bool, error) { return applied(other) > taken+200, nil })
+
+	broker.Pause()
 	stopped.signal(syscall.SIGCONT)
-	eventually(t, 30*time.Second, "the stopped one was fenced", func() (bool, error) {
+	eventually(t, 10*time.Second, "the stopped one is fenced by its partition's row", func() (bool, error) {
 		return stopped.metric("bondmate_processor_fenced_total") > 0, nil
 	})
-	eventually(t, 40*time.Second, "both share the work again", func() (bool, error) { return owned() == 2, nil })
+	broker.Resume()
+	eventually(t, 60*time.Second, "both share the work again", func() (bool, error) { return owned() == 2, nil })
 	cancel()
 	<-finished
 
@@ -69,6 +76,35 @@ func TestStoppedOwnerIsFenced(t *testing.T) {
 	repeats := verifyTopic(t, c.pool, c.bus, c.topics.Events)
 	t.Logf("%d commands; fenced %v; %d event records repeated", len(outcomes),
 		stopped.metric("bondmate_processor_fenced_total"), repeats)
+}
+
+// stopInTransaction stops a processor (SIGSTOP) that waits for locks with a batch in hand,
+// and returns when the server has given the transaction up: so that the first thing the
+// processor does when it goes on is to try its batch again.
+func stopInTransaction(t *testing.T, pool *pgxpool.Pool, p *process) {
+	t.Helper()
+	count := func(where string) (n int, err error) {
+		err = pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND pid <> pg_backend_pid() AND `+where).Scan(&n)
+		return n, err
+	}
+	locks, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = locks.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := locks.Exec(t.Context(), `SELECT FROM user_streams ORDER BY user_id FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the workers of both processors wait for the locks", func() (bool, error) {
+		n, err := count(`wait_event_type = 'Lock'`)
+		return n == 2, err
+	})
+	p.signal(syscall.SIGSTOP)
+	eventually(t, 10*time.Second, "the stopped processor's transaction has failed", func() (bool, error) {
+		n, err := count(`state = 'idle in transaction (aborted)'`)
+		return n == 1, err
+	})
 }
 
 // watchProgress lets the database write down every change of the processors' progress. The
