@@ -267,3 +267,6 @@ func instant(t pgtype.Timestamptz) time.Time {
 	}
 	return t.Time.UTC()
 }
+
+// raw lets pgx scan into an id without the detour over text.
+func raw(id *uuid.UUID) *[16]byte { return (*[16]byte)(id) }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/bondmate/backend/pkg/postgres"
 )
 
 // settings of each connection. Planning anew would be over half of a one-command
@@ -109,7 +111,7 @@ func (p *Processor) connectRetrying(ctx context.Context) (*pgx.Conn, error) {
 }
 
 func prepare(ctx context.Context, conn *pgx.Conn) error {
-	registerIDArrays(conn)
+	postgres.RegisterIDArrays(conn.TypeMap())
 	for _, s := range statements {
 		if _, err := conn.Prepare(ctx, s.name, s.sql); err != nil {
 			return fmt.Errorf("prepare %s: %w", s.name, err)

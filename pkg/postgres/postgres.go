@@ -75,6 +75,10 @@ func (c Config) pool() (*pgxpool.Config, error) {
 		cfg.MaxConns = defaultMaxConns
 	}
 	cfg.MinConns = min(int32(max(c.MinConns, 0)), cfg.MaxConns) // #nosec G115 -- as above
+	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		RegisterIDArrays(conn.TypeMap())
+		return nil
+	}
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.MaxConnLifetime = time.Hour
 	cfg.MaxConnLifetimeJitter = 10 * time.Minute
@@ -152,5 +156,6 @@ func Connect(ctx context.Context, cfg Config) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to postgres at %s:%d: %w", conn.Host, conn.Port, err)
 	}
+	RegisterIDArrays(c.TypeMap())
 	return c, nil
 }

@@ -1,10 +1,9 @@
-package processor
+package postgres
 
 import (
 	"encoding/binary"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
@@ -12,8 +11,9 @@ import (
 // and parse its text, which was half of the processor's own CPU time.
 type idArrays struct{ *pgtype.ArrayCodec }
 
-func registerIDArrays(conn *pgx.Conn) {
-	types := conn.TypeMap()
+// RegisterIDArrays makes a connection's types encode []uuid.UUID without a detour over
+// text. Connections of this package have it; who opens one elsewhere calls it.
+func RegisterIDArrays(types *pgtype.Map) {
 	element, ok := types.TypeForOID(pgtype.UUIDOID)
 	if !ok {
 		return
@@ -48,6 +48,3 @@ func (idArrayPlan) Encode(value any, buf []byte) ([]byte, error) {
 	}
 	return buf, nil
 }
-
-// raw lets pgx scan into an id without the detour over text.
-func raw(id *uuid.UUID) *[16]byte { return (*[16]byte)(id) }
