@@ -226,6 +226,11 @@ func (c *consumer) write(ctx context.Context, batch []contract.Record, poison er
 }
 
 func (c *consumer) read(rec contract.Record, now time.Time) ([]push, fate, error) {
+	// Most events are nobody's push, and their header says so: decoding them would be most
+	// of the consumer's work.
+	if kind, ok := partner.ParseEventType(rec.Header("ce_type")); ok && !c.rules[kind].pushed {
+		return nil, fateNotPushed, nil
+	}
 	ev, err := contract.DecodeEvent(rec)
 	if errors.Is(err, contract.ErrUnknown) {
 		return nil, fateUnknown, nil

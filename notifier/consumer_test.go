@@ -14,6 +14,7 @@ import (
 	"github.com/bondmate/backend/pkg/bus/kafkatest"
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/embedded/fcm"
+	"github.com/bondmate/backend/pkg/partner"
 )
 
 // From records on the topic to pushes, over two runs of the notifier: repeats push once,
@@ -136,6 +137,28 @@ func TestEnqueue(t *testing.T) {
 	}
 	if got := w.counter("bondmate_notifier_deliveries_total", ""); got != 3 {
 		t.Errorf("counted %v deliveries, want 3", got)
+	}
+}
+
+// What is nobody's push is told from its header alone.
+func TestReadSkipsWhatIsNotPushed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.notifier(w.config()).consumer
+	rec := record(t, event(partner.EventRequestSent, partner.EventData{}, 1, uuid.New()), 0)
+	rec.Value = []byte("not read")
+	if _, got, err := c.read(rec, time.Now()); got != fateNotPushed || err != nil {
+		t.Errorf("%s, %v, want %s", got, err, fateNotPushed)
+	}
+	for _, name := range []string{"", "request.hug", partner.EventRequestReceived.String()} {
+		for i, h := range rec.Headers {
+			if h.Key == "ce_type" {
+				rec.Headers[i].Value = []byte(name)
+			}
+		}
+		if _, got, _ := c.read(rec, time.Now()); got != fateMalformed {
+			t.Errorf("type %q: %s, want %s", name, got, fateMalformed)
+		}
 	}
 }
 
