@@ -19,5 +19,5 @@ func jitter(base, limit time.Duration, attempt int) time.Duration {
 	for i := 1; i < attempt && d < limit; i++ {
 		d *= 2
 	}
-	return rand.N(min(d, limit) + 1) //nolint:gosec // spreads load, keeps no secret
+	return rand.N(min(d, limit) + 1)
 }

@@ -128,7 +128,7 @@ func backoff(ctx context.Context, n int, base, most time.Duration) bool {
 	if n < 16 {
 		d = min(base<<n, most)
 	}
-	timer := time.NewTimer(rand.N(d) + time.Millisecond) //nolint:gosec // jitter
+	timer := time.NewTimer(rand.N(d) + time.Millisecond)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -81,7 +81,7 @@ func (g *Gateway) flushAcks(ctx context.Context) {
 	for {
 		wait := g.cfg.AckEvery
 		if failures > 0 {
-			wait += rand.N(min(5*time.Second, g.cfg.AckEvery<<min(failures, 10))) //nolint:gosec // jitter keeps no secret
+			wait += rand.N(min(5*time.Second, g.cfg.AckEvery<<min(failures, 10)))
 		}
 		select {
 		case <-ctx.Done():

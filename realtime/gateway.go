@@ -117,7 +117,7 @@ func (g *Gateway) shutdown() {
 func (g *Gateway) Drain(ctx context.Context) error {
 	g.setServing(false)
 	list := g.open()
-	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] }) //nolint:gosec // an order keeps no secret
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	const batches = 20
 	for size := max(10, (len(list)+batches-1)/batches); len(list) > 0; {
 		n := min(size, len(list))
@@ -130,7 +130,7 @@ func (g *Gateway) Drain(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("drain with %d sockets open: %w", len(list), ctx.Err())
-		case <-time.After(rand.N(2 * g.cfg.DrainWithin / batches)): //nolint:gosec // jitter keeps no secret
+		case <-time.After(rand.N(2 * g.cfg.DrainWithin / batches)):
 		}
 	}
 	for {
