@@ -151,7 +151,9 @@ func TestAllServesStopsAndComesBack(t *testing.T) {
 		}
 	}
 
-	err := run(t.Context(), []string{"all"}, terminal{environ: []string{"DATA_DIR=" + dir, "PORT=0"}, stdout: io.Discard, stderr: io.Discard})
+	refused, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	err := run(refused, []string{"all"}, terminal{environ: []string{"DATA_DIR=" + dir, "PORT=0"}, stdout: io.Discard, stderr: io.Discard})
 	if _, ok := errors.AsType[*embedded.LockedError](err); !ok {
 		t.Errorf("a second one on the same directory: got %v, want a *LockedError", err)
 	}
