@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
 
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
@@ -498,6 +499,33 @@ func TestEveryConnectionHasTheTimeouts(t *testing.T) {
 			t.Errorf("nobody ran %s", sql)
 		}
 	}
+}
+
+// Not parallel: it looks at all goroutines. Every one of a generation ends with it, also
+// when Kafka takes nothing and the table has to be read.
+func TestRunLeavesNoGoroutineBehind(t *testing.T) {
+	r, m := newMemoryRig(t)
+	users := r.users(20, 1)
+	before := goleak.IgnoreCurrent()
+	var failing atomic.Bool
+	m.onWrite = func([]contract.Record) error {
+		if failing.Load() {
+			return errors.New("kafka is away")
+		}
+		return nil
+	}
+	_, stop := r.start(func(c *Config) { c.RelayBuffer, c.MaxBatch, c.DrainDeadline = 2, 4, 300*time.Millisecond })
+	r.post(send(users[0], users[1]))
+	r.settled()
+	failing.Store(true)
+	for i := 1; i < 10; i++ {
+		m.append(time.Now(), r.record(send(users[2*i], users[2*i+1])))
+	}
+	r.eventually("applied", func() bool { return one[int64](r, `SELECT count(*) FROM commands`) == 10 })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	goleak.VerifyNone(t, before, goleak.IgnoreTopFunction("github.com/jackc/pgx/v5/pgxpool.(*Pool).backgroundHealthCheck"))
 }
 
 // A gauge that outlives the ownership shows a lag that nobody has.
