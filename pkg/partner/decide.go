@@ -27,15 +27,17 @@ import (
 // rejected: they do what is left to do, and when that is nothing they yield one event
 // without audience. Every decision has at least one event with the command's id.
 func Decide(limits Limits, st State, cmd Command) Decision {
-	t := turn{
-		limits: limits,
-		cmd:    cmd,
-		now:    decisionTime(st.Pair, cmd),
-		pair:   st.Pair,
-		users:  maps.Clone(st.Users),
-	}
+	t := newTurn(limits, st, cmd)
 	t.applyDue()
-	t.decision.Outcome = t.run()
+	return t.done(t.run())
+}
+
+func newTurn(limits Limits, st State, cmd Command) *turn {
+	return &turn{limits: limits, cmd: cmd, now: decisionTime(st.Pair, cmd), pair: st.Pair, users: maps.Clone(st.Users)}
+}
+
+func (t *turn) done(outcome Outcome) Decision {
+	t.decision.Outcome = outcome
 	t.decision.Now = t.now
 	t.decision.Next = State{Pair: t.pair, Users: t.users}
 	return t.decision
