@@ -1,6 +1,7 @@
 package partner
 
 import (
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -48,4 +49,57 @@ type Nickname struct {
 type Cut struct {
 	Recipient uuid.UUID
 	Origin    uuid.UUID
+}
+
+// equal compares what of two Sides is stored.
+func (s Side) equal(o Side) bool {
+	return s.BlockedAt.Equal(o.BlockedAt) && s.DoorClosedAt.Equal(o.DoorClosedAt) && s.Forfeited == o.Forfeited &&
+		s.Declines == o.Declines && s.LastDeclined.Equal(o.LastDeclined) &&
+		slices.EqualFunc(s.Sends, o.Sends, time.Time.Equal)
+}
+
+// side returns what the user, one of the pair, has decided about the other.
+func (t *turn) side(user uuid.UUID) Side {
+	if user == t.pair.Pair.Low {
+		return t.pair.Low
+	}
+	return t.pair.High
+}
+
+// setSide writes a user's side if it differs from the one before.
+func (t *turn) setSide(user uuid.UUID, side Side) {
+	before := t.side(user)
+	if user == t.pair.Pair.Low {
+		t.pair.Low = side
+	} else {
+		t.pair.High = side
+	}
+	if side.equal(before) {
+		return
+	}
+	side.Named = false
+	change := SideChange{Owner: user, Other: t.pair.Pair.Other(user), Side: side}
+	for i := range t.decision.Sides {
+		if t.decision.Sides[i].Owner == user {
+			t.decision.Sides[i] = change
+			return
+		}
+	}
+	t.decision.Sides = append(t.decision.Sides, change)
+}
+
+// cut withdraws what the one has not yet seen of the other.
+func (t *turn) cut(recipient, origin uuid.UUID) {
+	c := Cut{Recipient: recipient, Origin: origin}
+	if t.users[recipient].Status != UserUnknown && !slices.Contains(t.decision.Cuts, c) {
+		t.decision.Cuts = append(t.decision.Cuts, c)
+	}
+}
+
+// cutBoth withdraws what either has not yet seen of the other: nobody hears any more from
+// a person whom they left or who left them.
+func (t *turn) cutBoth() {
+	low, high := t.pair.Pair.Low, t.pair.Pair.High
+	t.cut(low, high)
+	t.cut(high, low)
 }

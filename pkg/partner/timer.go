@@ -45,3 +45,18 @@ func TimerID(timer Timer) uuid.UUID {
 	name := strconv.AppendInt([]byte("timer/"+strconv.Itoa(int(timer.Kind))+"/"), timer.Due.UnixMicro(), 10)
 	return uuid.NewSHA1(timer.Ref, name)
 }
+
+// setTimer sets the pair's timer of a kind; of several settings in one decision only the
+// last is written.
+func (t *turn) setTimer(kind TimerKind, ref uuid.UUID, due time.Time) {
+	timer := Timer{Kind: kind, Pair: t.pair.Pair, Ref: ref, Due: due}
+	for i := range t.decision.Timers {
+		if t.decision.Timers[i].Kind == kind {
+			t.decision.Timers[i] = timer
+			return
+		}
+	}
+	t.decision.Timers = append(t.decision.Timers, timer)
+}
+
+func (t *turn) cancelTimer(kind TimerKind, ref uuid.UUID) { t.setTimer(kind, ref, time.Time{}) }
