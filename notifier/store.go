@@ -209,8 +209,9 @@ ORDER BY due_at
 LIMIT $2
 FOR UPDATE SKIP LOCKED`
 
-// A statement of its own, after the locks: it sees every acknowledgement and every change
-// of devices that was committed before them. attempts rises with each claim, so a result
+// A statement of its own, after the locks: it sees every acknowledgement, every change of
+// devices and every cut that was committed before them. An ending that cuts settles what
+// is due under the same locks, so no push of what it took back is claimed after it (G9). attempts rises with each claim, so a result
 // that comes after its lease finds another number and changes nothing.
 const judgeDue = `
 UPDATE push_deliveries p
@@ -225,6 +226,7 @@ FROM (
 			WHEN q.expires_at <= $2 THEN 'expired'
 			WHEN d.id IS NULL OR u.id IS NULL THEN 'unregistered'
 			WHEN d.user_id <> q.user_id THEN 'withdrawn'
+			WHEN EXISTS (SELECT FROM inbox_entries i WHERE i.user_id = q.user_id AND i.seq = q.seq AND i.withdrawn) THEN 'withdrawn'
 			WHEN EXISTS (SELECT FROM acks a WHERE a.user_id = q.user_id AND a.visible_seq >= q.seq) THEN 'suppressed'
 		END AS outcome
 	FROM unnest($1::uuid[]) AS k (id)

@@ -33,14 +33,6 @@ FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text
 ON CONFLICT (id) DO UPDATE SET
     reason = excluded.reason, status = excluded.status, resolved_at = excluded.resolved_at`
 
-// What was asked for in an archived partnership keeps no words of why.
-const eraseBreakupReasonsSQL = `
-UPDATE breakups SET reason = '' WHERE ctid = ANY (ARRAY(
-    SELECT s.ctid FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS k (low, high, partnership_id)
-    CROSS JOIN LATERAL (
-        SELECT x.ctid FROM breakups x
-        WHERE x.low = k.low AND x.high = k.high AND x.partnership_id = k.partnership_id AND x.reason <> '') AS s))`
-
 func (w *world) scanBreakups(rows pgx.Rows) error {
 	var (
 		b        partner.Breakup
@@ -94,14 +86,5 @@ func (c *changes) queueBreakups(q *pgx.Batch) {
 			created[i], expires[i], resolved[i] = b.CreatedAt, b.ExpiresAt, nullable(b.ResolvedAt)
 		}
 		q.Queue("write_breakups", ids, partnerships, lows, highs, askers, reasons, status, created, expires, resolved)
-	}
-	var lows, highs, partnerships []uuid.UUID
-	for _, p := range byID(c.partnerships) {
-		if p.Status == partner.PartnershipArchived {
-			lows, highs, partnerships = append(lows, p.Pair.Low), append(highs, p.Pair.High), append(partnerships, p.ID)
-		}
-	}
-	if len(partnerships) > 0 {
-		q.Queue("erase_breakup_reasons", lows, highs, partnerships)
 	}
 }

@@ -55,7 +55,6 @@ var statements = [...]struct{ name, sql string }{
 	{"write_nicknames", writeNicknamesSQL},
 	{"delete_nicknames", deleteNicknamesSQL},
 	{"write_breakups", writeBreakupsSQL},
-	{"erase_breakup_reasons", eraseBreakupReasonsSQL},
 	{"write_profiles", writeProfilesSQL},
 	{"write_timers", writeTimersSQL},
 	{"delete_timers", deleteTimersSQL},

@@ -144,6 +144,7 @@ func (w *worker) due(ctx context.Context) ([]timer, error) {
 // fireDue applies one batch of due timers, as a transaction like that of commands but
 // without records. It reports whether there may be more.
 func (w *worker) fireDue(fetching, working context.Context) (more bool, err error) {
+	w.p.metrics.looks.Inc()
 	timers, err := w.due(working)
 	if err != nil {
 		w.p.metrics.retries.WithLabelValues("due_timers").Inc()

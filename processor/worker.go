@@ -138,7 +138,6 @@ func (w *worker) work(fetching, working context.Context) error {
 	defer due.Stop()
 	batch := make([]*item, 0, w.p.cfg.MaxBatch)
 	for {
-		idle.Reset(w.p.cfg.RelayIdle)
 		select {
 		case <-fetching.Done():
 			return nil
@@ -151,6 +150,7 @@ func (w *worker) work(fetching, working context.Context) error {
 			for _, part := range w.parts {
 				w.p.metrics.oldest.WithLabelValues(strconv.Itoa(part.id)).Set(0)
 			}
+			idle.Reset(w.p.cfg.RelayIdle)
 			continue
 		case <-due.C:
 			more, err := w.fireDue(fetching, working)
@@ -169,6 +169,7 @@ func (w *worker) work(fetching, working context.Context) error {
 			continue
 		case it := <-w.items:
 			batch = append(batch[:0], it)
+			idle.Reset(w.p.cfg.RelayIdle)
 		}
 	gather:
 		for len(batch) < w.p.cfg.MaxBatch {
