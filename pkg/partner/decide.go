@@ -229,7 +229,9 @@ func (t *turn) changeUser(id uuid.UUID, change func(User) User) {
 }
 
 // nextVersion rises over all partnerships of a pair, also when the one before is archived
-// and no longer in the state: it is the time in microseconds, or one more than the last
+// and no longer in the state: it is the time of the change in microseconds, or one more than the last
 // version where that is not enough. Archiving only adds one to the version that the end
 // of the partnership had, weeks before, so that a new one is surely above it.
-func (t *turn) nextVersion(last int64) int64 { return max(last+1, t.version+1, t.now.UnixMicro()) }
+func (t *turn) nextVersion(last int64, at time.Time) int64 {
+	return max(last+1, t.version+1, at.UnixMicro())
+}

@@ -182,8 +182,8 @@ type User struct {
 	PendingCut bool
 	// Counterparts holds the others of the pairs that are not closed: those with a pending
 	// request, a partnership that is not archived, a pending breakup, or anything in a Side
-	// or nickname of either direction. In ascending order, at most PendingLimit of them.
-	// Loaded only for DeleteAccount and EraseAccount.
+	// or nickname of either direction. In ascending order, at most PendingLimit of them,
+	// with what the batch has changed so far. Loaded only for DeleteAccount and EraseAccount.
 	Counterparts []uuid.UUID
 }
 

@@ -53,7 +53,7 @@ type ending struct {
 // who was left.
 func (t *turn) end(p Partnership, e ending) Partnership {
 	p.Status, p.EndedAt, p.RestorableUntil = PartnershipEnded, e.at, e.at.Add(t.limits.RestoreWindow)
-	p.EndedBy, p.Reason, p.Quiet, p.Version = e.endedBy, e.reason, e.quiet, t.nextVersion(p.Version)
+	p.EndedBy, p.Reason, p.Quiet, p.Version = e.endedBy, e.reason, e.quiet, t.nextVersion(p.Version, e.at)
 	t.setPartnership(p)
 	if b, ok := t.pendingBreakup(); ok && b.ID != e.breakup {
 		t.resolveBreakup(b, BreakupSuperseded, e.at)

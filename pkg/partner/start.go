@@ -42,7 +42,7 @@ func (t *turn) start(r Request, crossed bool) Outcome {
 	if former != nil && !restored {
 		t.archive(*former, by)
 	}
-	p.Version = t.nextVersion(p.Version)
+	p.Version = t.nextVersion(p.Version, t.now)
 	t.setPartnership(p)
 	t.welcome(low)
 	t.welcome(high)
