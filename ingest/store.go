@@ -73,6 +73,20 @@ func (s *store) requestPair(ctx context.Context, id uuid.UUID) (partner.Pair, bo
 	return pairs[0], true, nil
 }
 
+const selectBreakupPair = `SELECT low, high FROM breakups WHERE id = $1`
+
+// breakupPair returns the two whom a breakup concerns, and whether there is one.
+func (s *store) breakupPair(ctx context.Context, id uuid.UUID) (partner.Pair, bool, error) {
+	pairs, err := query(ctx, s.db, scanPair, selectBreakupPair, id)
+	if err != nil {
+		return partner.Pair{}, false, fmt.Errorf("load parties of breakup %s: %w", id, err)
+	}
+	if len(pairs) == 0 {
+		return partner.Pair{}, false, nil
+	}
+	return pairs[0], true, nil
+}
+
 const selectPartnershipPair = `SELECT low, high FROM partnerships WHERE id = $1 AND (low = $2 OR high = $2)`
 
 // partnershipPair returns the two of a partnership, in whatever state, of which member is
