@@ -151,7 +151,9 @@ func TestHistoriesFindBrokenRules(t *testing.T) {
 // TestHistoriesFindBrokenSafety is the same for the rules that keep people safe.
 func TestHistoriesFindBrokenSafety(t *testing.T) {
 	t.Parallel()
-	blocked := func(st partner.State) bool { return !st.Pair.Low.BlockedAt.IsZero() || !st.Pair.High.BlockedAt.IsZero() }
+	blocked := func(st partner.State) bool {
+		return !st.Pair.Low.BlockedAt.IsZero() || !st.Pair.High.BlockedAt.IsZero()
+	}
 	mustFind(t, map[string]brokenRule{
 		"a block does not count": {`code "", want "target_unavailable"`, blind(partner.Send, func(s *partner.Side) {
 			if !s.BlockedAt.IsZero() {

@@ -40,7 +40,7 @@ func histories() *rapid.Generator[history] {
 				"send", "send", "send", "send again", "send again", "accept", "accept", "accept", "decline", "cancel", "remove", "remove",
 				"follow up", "follow up", "status", "self",
 				"ask", "ask", "accept breakup", "decline breakup", "withdraw", "withdraw", "block", "unblock", "nickname", "nickname", "clear",
-				"profile", "code", "forfeit", "delete", "timer", "timer", "decline", "decline", "cancel",
+				"profile", "code", "forfeit", "delete", "timer", "timer", "decline", "decline", "cancel", "pester",
 			}).Draw(t, "kind"),
 			A: rapid.IntRange(0, 5).Draw(t, "a"), B: rapid.IntRange(0, 5).Draw(t, "b"), Pick: rapid.IntRange(0, 7).Draw(t, "pick"),
 			Wait: rapid.SampledFrom([]time.Duration{
@@ -161,6 +161,9 @@ func (w *world) step(s step, commandID uuid.UUID) error {
 			return nil
 		}
 		cmd.Type, cmd.Pair = partner.DeleteAccount, partner.PairOf(a, a)
+	case "pester":
+		w.alongRequest(&cmd, s)
+		return w.pester(cmd, s)
 	case "timer":
 		return w.fire(s.Pick)
 	case "follow up":
@@ -179,6 +182,33 @@ func (w *world) step(s step, commandID uuid.UUID) error {
 	}
 	_, err := w.run(cmd)
 	return err
+}
+
+// pester sends to the same target a few times, each declined or taken back.
+func (w *world) pester(send partner.Command, s step) error {
+	send.Type = partner.Send
+	for n := range 1 + s.Pick%4 {
+		send.ID, send.AcceptedAt = uuid.NewSHA1(send.ID, []byte("again")), w.clock
+		d, err := w.run(send)
+		if err != nil {
+			return err
+		}
+		if !d.Outcome.Applied() || d.Outcome.Result.Crossed {
+			continue
+		}
+		answer := partner.Command{
+			ID: uuid.NewSHA1(send.ID, []byte("answer")), Type: partner.Cancel, Issuer: send.Issuer, Pair: send.Pair,
+			AcceptedAt: w.clock, RequestID: *d.Outcome.Result.RequestID,
+		}
+		if s.Named != (n == 2) {
+			answer.Type, answer.Issuer = partner.Decline, send.Pair.Other(send.Issuer)
+		}
+		if _, err := w.run(answer); err != nil {
+			return err
+		}
+		w.clock = w.clock.Add(s.Wait)
+	}
+	return nil
 }
 
 // alongRequest picks a pair with a past, and one of the two as the issuer.
