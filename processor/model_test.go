@@ -360,9 +360,9 @@ func table[V any](r *rig, sql string, scan func(pgx.CollectableRow) (id uuid.UUI
 }
 
 // keyed reads rows of a text and a value.
-func keyed[V any](r *rig, sql string) map[string]V {
+func keyed[V any](r *rig, sql string, args ...any) map[string]V {
 	r.t.Helper()
-	rows, err := r.pool.Query(r.t.Context(), sql)
+	rows, err := r.pool.Query(r.t.Context(), sql, args...)
 	if err != nil {
 		r.t.Fatalf("%s: %v", sql, err)
 	}
