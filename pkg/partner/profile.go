@@ -79,6 +79,10 @@ func (t *turn) changeCode() Outcome {
 
 func (t *turn) patch(p ProfilePatch) {
 	user := t.cmd.Issuer
+	if len(p.fields(false)) == 0 {
+		t.emit(EventCommandApplied, user, EventData{Command: t.cmd.Type.String()}, user)
+		return
+	}
 	t.decision.Profiles = append(t.decision.Profiles, ProfileChange{UserID: user, Patch: p})
 	t.emit(EventProfileUpdated, user, EventData{UserID: &user, Fields: p.fields(false)}, user)
 }

@@ -265,6 +265,15 @@ func TestHistories(t *testing.T) {
 	})
 }
 
+// FuzzHistories is TestHistories for a fuzzer that looks for new ways through the code.
+func FuzzHistories(f *testing.F) {
+	f.Fuzz(rapid.MakeFuzz(func(t *rapid.T) {
+		if err := happen(histories().Draw(t, "history"), partner.Decide); err != nil {
+			t.Fatal(err)
+		}
+	}))
+}
+
 // TestHistoriesGetSomewhere holds the generator to making every event and every code: a
 // property over histories in which nothing happens would prove nothing.
 func TestHistoriesGetSomewhere(t *testing.T) {
