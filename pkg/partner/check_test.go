@@ -297,8 +297,8 @@ func sidesOf(p partner.PairState) [2]partner.Side {
 
 // drained: with all follow-ups done, nobody without a vacant slot has a pending request.
 func (w *world) drained() error {
-	for id, u := range w.accounts {
-		u, _ = w.loadUser(id)
+	for id := range w.accounts {
+		u, _ := w.loadUser(id)
 		if len(u.Occupied) >= len(u.Slots) && len(u.Pending) > 0 {
 			return fmt.Errorf("%s has no vacant slot but %d pending requests", id, len(u.Pending))
 		}

@@ -63,6 +63,7 @@ func TestRestoration(t *testing.T) {
 					}
 				case partner.EventPartnershipStarted:
 					got.restored, started = *e.Data.Restored, e
+				default:
 				}
 			}
 			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(outcome{})); diff != "" {

@@ -66,6 +66,7 @@ func (p past) note(c partner.Command, d partner.Decision) {
 		for _, w := range []way{there, back} {
 			p.blocked[w], p.closed[w], p.declines[w], p.sends[w] = false, false, nil, nil
 		}
+	default:
 	}
 }
 
