@@ -42,8 +42,25 @@ func (s *Server) ListBlocks(ctx context.Context, req api.ListBlocksRequestObject
 	if err != nil {
 		return nil, err
 	}
-	user := exchangeOf(ctx).caller.UserID
-	list, err := query(ctx, s.db, func(row pgx.CollectableRow) (api.Block, error) {
+	var list []api.Block
+	err = s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		list, err = listBlocks(ctx, conn, exchangeOf(ctx).caller.UserID, p)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	next := p.next(len(list), func() (time.Time, uuid.UUID) {
+		last := list[p.limit-1]
+		return last.CreatedAt, last.User.Id
+	})
+	return api.ListBlocks200JSONResponse{Blocks: list[:min(len(list), p.limit)], NextCursor: next}, nil
+}
+
+// listBlocks returns a page of those whom a user blocks, and one more row when there is a
+// next page.
+func listBlocks(ctx context.Context, q querier, user uuid.UUID, p page) ([]api.Block, error) {
+	list, err := collect(ctx, q, func(row pgx.CollectableRow) (api.Block, error) {
 		var b api.Block
 		err := row.Scan(&b.User.Id, &b.User.DisplayName, &b.CreatedAt)
 		b.CreatedAt = b.CreatedAt.UTC()
@@ -52,9 +69,5 @@ func (s *Server) ListBlocks(ctx context.Context, req api.ListBlocksRequestObject
 	if err != nil {
 		return nil, fmt.Errorf("list blocks of %s: %w", user, err)
 	}
-	next := p.next(len(list), func() (time.Time, uuid.UUID) {
-		last := list[p.limit-1]
-		return last.CreatedAt, last.User.Id
-	})
-	return api.ListBlocks200JSONResponse{Blocks: list[:min(len(list), p.limit)], NextCursor: next}, nil
+	return list, nil
 }

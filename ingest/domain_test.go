@@ -32,13 +32,22 @@ func (q *queue) last(t *testing.T) partner.Command {
 	return cmd
 }
 
+const partners = "/api/enhanced-partners"
+
 func at[T any](v T) *T { return &v }
 
 func TestCommandsAsWritten(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.queue.set(func(q *queue) { q.paused = true })
 	ana, ben := w.register("Ana"), w.register("Ben")
+	id := ana.send(ben, "Prefer", "wait=5").text("requestId")
+	accepted := ben.call("PUT", partners+"/request/"+id+"/accept", nil, "Prefer", "wait=5")
+	partnership, breakup := uuid.MustParse(accepted.text("result", "partnershipId")), uuid.New()
+	_, err := w.pool.Exec(t.Context(), `
+		INSERT INTO breakups (id, partnership_id, low, high, asker, status, created_at, expires_at)
+		SELECT $1, id, low, high, $2, 1, now(), now() + interval '7 days' FROM partnerships`, breakup, ana.id)
+	must(t, err)
+	w.queue.set(func(q *queue) { q.paused = true })
 	pair, self := partner.PairOf(ana.id, ben.id), partner.PairOf(ana.id, ana.id)
 	patch := func(p partner.ProfilePatch) partner.Command {
 		return partner.Command{Type: partner.UpdateProfile, Pair: self, Profile: &p}
@@ -56,6 +65,15 @@ func TestCommandsAsWritten(t *testing.T) {
 		"privacy":        {"PATCH", profile, map[string]any{"privacy": map[string]any{"presence": true, "preview": "full"}}, patch(partner.ProfilePatch{Presence: at(true), Preview: at("full")})},
 		"nickname":       {"POST", nicknames, map[string]any{"targetUserId": ben.id, "nickname": "Ba\u0308r\u2069 "}, partner.Command{Type: partner.SetNickname, Pair: pair, Nickname: "Bär"}},
 		"nickname gone":  {"DELETE", nicknames + "/" + ben.id.String(), nil, partner.Command{Type: partner.ClearNickname, Pair: pair}},
+		"block":          {"PUT", partners + "/blocks/" + ben.id.String(), nil, partner.Command{Type: partner.Block, Pair: pair}},
+		"block oneself":  {"PUT", partners + "/blocks/" + ana.id.String(), nil, partner.Command{Type: partner.Block, Pair: self}},
+		"unblock":        {"DELETE", partners + "/blocks/" + ben.id.String(), nil, partner.Command{Type: partner.Unblock, Pair: pair}},
+		"breakup":        {"POST", partners + "/breakup", nil, partner.Command{Type: partner.AskBreakup, Pair: pair}},
+		"breakup why":    {"POST", partners + "/breakup", map[string]any{"partnershipId": partnership, "reason": "a\u0000b"}, partner.Command{Type: partner.AskBreakup, Pair: pair, PartnershipID: partnership, Reason: "ab"}},
+		"breakup yes":    {"PUT", partners + "/breakup/" + breakup.String() + "/accept", nil, partner.Command{Type: partner.AcceptBreakup, Pair: pair, BreakupID: breakup}},
+		"breakup no":     {"PUT", partners + "/breakup/" + breakup.String() + "/reject", nil, partner.Command{Type: partner.DeclineBreakup, Pair: pair, BreakupID: breakup}},
+		"breakup back":   {"DELETE", partners + "/breakup/" + breakup.String(), nil, partner.Command{Type: partner.WithdrawBreakup, Pair: pair, BreakupID: breakup}},
+		"forfeit":        {"POST", partners + "/restorable/" + partnership.String() + "/forfeit", nil, partner.Command{Type: partner.Forfeit, Pair: pair, PartnershipID: partnership}},
 		"longest name":   {"PATCH", profile, map[string]any{"displayName": strings.Repeat("😀", 100)}, patch(partner.ProfilePatch{DisplayName: at(strings.Repeat("😀", 100))})},
 		"longest nick":   {"POST", nicknames, map[string]any{"targetUserId": ben.id, "nickname": strings.Repeat("é", 50)}, partner.Command{Type: partner.SetNickname, Pair: pair, Nickname: strings.Repeat("é", 50)}},
 		"markup is text": {"POST", nicknames, map[string]any{"targetUserId": ben.id, "nickname": "<b>'; DROP"}, partner.Command{Type: partner.SetNickname, Pair: pair, Nickname: "<b>'; DROP"}},

@@ -29,11 +29,21 @@ WHERE m.user_id = $1 AND p.status > 1
            ELSE p.status = 2 AND p.restorable_until >= $5 AND s.forfeited IS DISTINCT FROM p.id END
 ORDER BY p.ended_at DESC, p.id LIMIT $4`
 
-// ended returns a page of the caller's partnerships that have ended, the last first.
-func (s *Server) ended(ctx context.Context, p page, restorableAt *time.Time) ([]api.EndedPartnership, *string, error) {
-	user := exchangeOf(ctx).caller.UserID
-	now := s.clock()
-	list, err := query(ctx, s.db, func(row pgx.CollectableRow) (api.EndedPartnership, error) {
+// endedFilter says which ended partnerships are wanted.
+type endedFilter struct {
+	viewer     uuid.UUID
+	restorable bool // only those that can be restored now; otherwise the history
+	now        time.Time
+}
+
+// listEnded returns a page of a user's partnerships that have ended, the last first, and
+// one more row when there is a next page.
+func listEnded(ctx context.Context, q querier, f endedFilter, p page) ([]api.EndedPartnership, error) {
+	var restorableAt *time.Time
+	if f.restorable {
+		restorableAt = &f.now
+	}
+	list, err := collect(ctx, q, func(row pgx.CollectableRow) (api.EndedPartnership, error) {
 		var e api.EndedPartnership
 		var until *time.Time
 		var byYou *bool
@@ -42,16 +52,34 @@ func (s *Server) ended(ctx context.Context, p page, restorableAt *time.Time) ([]
 			&byYou, &reason, &e.RestoredCount)
 		e.StartedAt, e.EndedAt, e.EndedByYou = e.StartedAt.UTC(), e.EndedAt.UTC(), isTrue(byYou)
 		e.Reason = optional(reason)
-		if until != nil && !until.Before(now) {
-			days := daysLeft(until.Sub(now))
+		if until != nil && !until.Before(f.now) {
+			days := daysLeft(until.Sub(f.now))
 			e.RestorableUntil, e.DaysLeft = utc(until), &days
 		}
 		return e, err
-	}, selectEnded, user, p.at, p.id, p.limit+1, restorableAt)
+	}, selectEnded, f.viewer, p.at, p.id, p.limit+1, restorableAt)
 	if err != nil {
-		return nil, nil, fmt.Errorf("list ended partnerships of %s: %w", user, err)
+		return nil, fmt.Errorf("list ended partnerships of %s: %w", f.viewer, err)
 	}
-	next := p.next(len(list), func() (time.Time, uuid.UUID) {
+	return list, nil
+}
+
+// ended returns a page of the caller's partnerships that have ended, with the cursor of
+// the next.
+func (s *Server) ended(ctx context.Context, cursor *string, limit *int, restorable bool) (list []api.EndedPartnership, next *string, err error) {
+	p, err := pageOf(cursor, limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		wanted := endedFilter{viewer: exchangeOf(ctx).caller.UserID, restorable: restorable, now: s.clock()}
+		list, err = listEnded(ctx, conn, wanted, p)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	next = p.next(len(list), func() (time.Time, uuid.UUID) {
 		last := list[p.limit-1]
 		return last.EndedAt, last.PartnershipId
 	})
@@ -66,11 +94,7 @@ func daysLeft(left time.Duration) int {
 
 // ListHistory implements GET …/history.
 func (s *Server) ListHistory(ctx context.Context, req api.ListHistoryRequestObject) (api.ListHistoryResponseObject, error) {
-	p, err := pageOf(req.Params.Cursor, req.Params.Limit)
-	if err != nil {
-		return nil, err
-	}
-	list, next, err := s.ended(ctx, p, nil)
+	list, next, err := s.ended(ctx, req.Params.Cursor, req.Params.Limit, false)
 	if err != nil {
 		return nil, err
 	}
@@ -79,12 +103,7 @@ func (s *Server) ListHistory(ctx context.Context, req api.ListHistoryRequestObje
 
 // ListRestorable implements GET …/restorable.
 func (s *Server) ListRestorable(ctx context.Context, req api.ListRestorableRequestObject) (api.ListRestorableResponseObject, error) {
-	p, err := pageOf(req.Params.Cursor, req.Params.Limit)
-	if err != nil {
-		return nil, err
-	}
-	now := s.clock()
-	list, next, err := s.ended(ctx, p, &now)
+	list, next, err := s.ended(ctx, req.Params.Cursor, req.Params.Limit, true)
 	if err != nil {
 		return nil, err
 	}

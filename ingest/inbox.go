@@ -80,9 +80,9 @@ func (s *Server) ListNotifications(ctx context.Context, req api.ListNotification
 		if after < state.last && (state.oldest == 0 || after+1 < state.oldest) {
 			return resync("That part of the history is gone.")
 		}
-		events, err := collect(ctx, tx, scanNotification, selectInbox, user, after, limit)
+		events, err := listNotifications(ctx, tx, user, after, limit)
 		if err != nil {
-			return fmt.Errorf("list inbox of %s: %w", user, err)
+			return err
 		}
 		answer = api.ListNotifications200JSONResponse{
 			Events: events, LastSeq: state.last, Unread: state.unread(), Epoch: state.epoch,
@@ -93,6 +93,15 @@ func (s *Server) ListNotifications(ctx context.Context, req api.ListNotification
 		return nil, err
 	}
 	return answer, nil
+}
+
+// listNotifications returns what follows after in a user's inbox, in order.
+func listNotifications(ctx context.Context, q querier, user uuid.UUID, after int64, limit int) ([]api.Notification, error) {
+	events, err := collect(ctx, q, scanNotification, selectInbox, user, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list inbox of %s: %w", user, err)
+	}
+	return events, nil
 }
 
 func scanNotification(row pgx.CollectableRow) (api.Notification, error) {

@@ -62,16 +62,29 @@ func (s *Server) ListNicknames(ctx context.Context, req api.ListNicknamesRequest
 	if err != nil {
 		return nil, err
 	}
-	owner := exchangeOf(ctx).caller.UserID
-	list, err := query(ctx, s.db, scanNickname, selectNicknames, owner, p.at, p.id, p.limit+1)
+	var list []api.Nickname
+	err = s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		list, err = listNicknames(ctx, conn, exchangeOf(ctx).caller.UserID, p)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("list nicknames of %s: %w", owner, err)
+		return nil, err
 	}
 	next := p.next(len(list), func() (time.Time, uuid.UUID) {
 		last := list[p.limit-1]
 		return last.UpdatedAt, last.TargetUserId
 	})
 	return api.ListNicknames200JSONResponse{Nicknames: list[:min(len(list), p.limit)], NextCursor: next}, nil
+}
+
+// listNicknames returns a page of those that a user has given, and one more row when there
+// is a next page.
+func listNicknames(ctx context.Context, q querier, owner uuid.UUID, p page) ([]api.Nickname, error) {
+	list, err := collect(ctx, q, scanNickname, selectNicknames, owner, p.at, p.id, p.limit+1)
+	if err != nil {
+		return nil, fmt.Errorf("list nicknames of %s: %w", owner, err)
+	}
+	return list, nil
 }
 
 func scanNickname(row pgx.CollectableRow) (api.Nickname, error) {

@@ -128,9 +128,11 @@ type page struct {
 	limit int
 }
 
+var endOfTime = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // pageOf reads the parameters of a list. The first page starts after the end of time.
 func pageOf(cursor *string, limit *int) (page, error) {
-	p := page{at: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), limit: defaultPage}
+	p := page{at: endOfTime, limit: defaultPage}
 	if limit != nil {
 		p.limit = *limit
 	}

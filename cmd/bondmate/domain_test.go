@@ -259,6 +259,7 @@ func TestDomain(t *testing.T) {
 		"withdrawn":          testWithdrawn,
 		"reports, activity":  testReportsAndActivity,
 		"sync as everything": testSync,
+		"export":             testExport,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -611,5 +612,43 @@ func testSync(t *testing.T, w *town) {
 	}
 	if rest := ana.get(fmt.Sprintf("/api/notifications?after=%v&epoch=%s", snapshot.body["seq"], snapshot.text("epoch"))).want(200); len(rest.list("events")) != 0 {
 		t.Errorf("%s", rest)
+	}
+}
+
+// An export holds what one gave and was shown, and nothing that the other wrote about one.
+func testExport(t *testing.T, w *town) {
+	ana, ben := w.person(t, "Ana"), w.person(t, "Ben")
+	request := ana.call("POST", partners+"/request", map[string]any{"toUserId": ben.id, "message": "given-message"}).want(200).text("requestId")
+	ben.call("PUT", partners+"/request/"+request+"/reject", nil).want(200)
+	request = ben.call("POST", partners+"/request", map[string]any{"toUserId": ana.id, "message": "shown-message"}).want(200).text("requestId")
+	ana.call("PUT", partners+"/request/"+request+"/accept", nil).want(200)
+	for who, whom := range map[*person]*person{ana: ben, ben: ana} {
+		who.call("POST", "/api/nicknames", map[string]any{"targetUserId": whom.id, "nickname": who.name + "-nickname"}).want(200)
+		who.call("POST", "/api/reports", map[string]any{"targetUserId": whom.id, "reason": who.name + "-report", "detail": who.name + "-detail"}).want(201)
+	}
+	breakup := ben.call("POST", partners+"/breakup", map[string]any{"reason": "Ben-breakup"}).want(200).text("result", "breakupId")
+	ben.call("DELETE", partners+"/breakup/"+breakup, nil).want(200)
+	ana.call("POST", partners+"/breakup", map[string]any{"reason": "Ana-breakup"}).want(200)
+	ben.call("POST", partners+"/remove", map[string]any{"reason": "Ben-reason", "quiet": true}).want(200)
+	ana.call("PUT", partners+"/blocks/"+ben.id.String(), nil).want(200)
+	ben.call("PUT", partners+"/blocks/"+ana.id.String(), nil).want(200)
+	ana.call("POST", "/api/devices", map[string]any{"kind": "fcm", "token": "a-push-token", "platform": "ios"}).want(201)
+
+	export := ana.get("/api/account/export").want(200)
+	for _, given := range []string{"given-message", "shown-message", "Ana-nickname", "Ana-report", "Ana-detail", ana.email, ana.code, "Ben", "request.sent", "withdrawn", breakup} {
+		if !strings.Contains(string(export.raw), given) {
+			t.Errorf("%s is missing", given)
+		}
+	}
+	for _, written := range []string{"Ben-nickname", "Ben-report", "Ben-detail", "Ben-breakup", "Ben-reason", "blocked_at", "a-push-token", secret, ben.email, ben.code, "127.0.0.1"} {
+		if strings.Contains(string(export.raw), written) {
+			t.Errorf("%s is in it", written)
+		}
+	}
+	if blocks := export.list("blocks"); len(blocks) != 1 || blocks[0]["user"].(map[string]any)["id"] != ben.id.String() {
+		t.Errorf("blocks: %v", blocks)
+	}
+	if name := export.header.Get("Content-Disposition"); !strings.HasPrefix(name, "attachment; filename=") {
+		t.Errorf("Content-Disposition is %q", name)
 	}
 }

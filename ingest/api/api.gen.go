@@ -261,6 +261,36 @@ func (e ErrorCode) Valid() bool {
 	}
 }
 
+// Defines values for ExportedBreakupStatus.
+const (
+	ExportedBreakupStatusAccepted   ExportedBreakupStatus = "accepted"
+	ExportedBreakupStatusDeclined   ExportedBreakupStatus = "declined"
+	ExportedBreakupStatusExpired    ExportedBreakupStatus = "expired"
+	ExportedBreakupStatusPending    ExportedBreakupStatus = "pending"
+	ExportedBreakupStatusSuperseded ExportedBreakupStatus = "superseded"
+	ExportedBreakupStatusWithdrawn  ExportedBreakupStatus = "withdrawn"
+)
+
+// Valid indicates whether the value is a known member of the ExportedBreakupStatus enum.
+func (e ExportedBreakupStatus) Valid() bool {
+	switch e {
+	case ExportedBreakupStatusAccepted:
+		return true
+	case ExportedBreakupStatusDeclined:
+		return true
+	case ExportedBreakupStatusExpired:
+		return true
+	case ExportedBreakupStatusPending:
+		return true
+	case ExportedBreakupStatusSuperseded:
+		return true
+	case ExportedBreakupStatusWithdrawn:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusHealthy HealthStatus = "healthy"
@@ -660,6 +690,58 @@ type EndedPartnership struct {
 
 // ErrorCode Stable; new ones may come.
 type ErrorCode string
+
+// Export Lists are complete, the newest first.
+type Export struct {
+	Account       ExportedAccount    `json:"account"`
+	Activity      []Activity         `json:"activity"`
+	Blocks        []Block            `json:"blocks"`
+	Breakups      []ExportedBreakup  `json:"breakups"`
+	Devices       []Device           `json:"devices"`
+	ExportedAt    time.Time          `json:"exportedAt"`
+	History       []EndedPartnership `json:"history"`
+	Nicknames     []Nickname         `json:"nicknames"`
+	Notifications []Notification     `json:"notifications"`
+	Partners      []Partnership      `json:"partners"`
+	Profile       Profile            `json:"profile"`
+	Reports       []ExportedReport   `json:"reports"`
+	Requests      []PartnerRequest   `json:"requests"`
+	Sessions      []Session          `json:"sessions"`
+}
+
+// ExportedAccount defines model for ExportedAccount.
+type ExportedAccount struct {
+	BirthDate *openapi_types.Date `json:"birthDate,omitempty"`
+	CreatedAt time.Time           `json:"createdAt"`
+	Email     *string             `json:"email,omitempty"`
+}
+
+// ExportedBreakup defines model for ExportedBreakup.
+type ExportedBreakup struct {
+	ByYou         bool               `json:"byYou"`
+	EndsAt        time.Time          `json:"endsAt"`
+	Id            openapi_types.UUID `json:"id"`
+	PartnershipId openapi_types.UUID `json:"partnershipId"`
+
+	// Reason Your own.
+	Reason      *string               `json:"reason,omitempty"`
+	RequestedAt time.Time             `json:"requestedAt"`
+	ResolvedAt  *time.Time            `json:"resolvedAt,omitempty"`
+	Status      ExportedBreakupStatus `json:"status"`
+	User        Person                `json:"user"`
+}
+
+// ExportedBreakupStatus defines model for ExportedBreakup.Status.
+type ExportedBreakupStatus string
+
+// ExportedReport defines model for ExportedReport.
+type ExportedReport struct {
+	CreatedAt    time.Time          `json:"createdAt"`
+	Detail       *string            `json:"detail,omitempty"`
+	Id           openapi_types.UUID `json:"id"`
+	Reason       string             `json:"reason"`
+	TargetUserId openapi_types.UUID `json:"targetUserId"`
+}
 
 // FieldError defines model for FieldError.
 type FieldError struct {
@@ -1450,6 +1532,9 @@ type ServerInterface interface {
 	// Jwks The public keys of access tokens
 	// (GET /.well-known/jwks.json)
 	Jwks(w http.ResponseWriter, r *http.Request)
+	// ExportAccount All that one gave and was shown, as one JSON file
+	// (GET /api/account/export)
+	ExportAccount(w http.ResponseWriter, r *http.Request)
 	// ListActivity One's own actions, the last first
 	// (GET /api/activity)
 	ListActivity(w http.ResponseWriter, r *http.Request, params ListActivityParams)
@@ -1639,6 +1724,20 @@ func (siw *ServerInterfaceWrapper) Jwks(w http.ResponseWriter, r *http.Request) 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Jwks(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ExportAccount operation middleware
+func (siw *ServerInterfaceWrapper) ExportAccount(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ExportAccount(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3773,6 +3872,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/.well-known/jwks.json", wrapper.Jwks).Methods(http.MethodGet)
 
+	r.HandleFunc(options.BaseURL+"/api/account/export", wrapper.ExportAccount).Methods(http.MethodGet)
+
 	r.HandleFunc(options.BaseURL+"/api/profile", wrapper.GetProfile).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/profile", wrapper.UpdateProfile).Methods(http.MethodPatch)
@@ -3983,6 +4084,67 @@ type JwksdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response JwksdefaultApplicationProblemPlusJSONResponse) VisitJwksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportAccountRequestObject struct {
+}
+
+type ExportAccountResponseObject interface {
+	VisitExportAccountResponse(w http.ResponseWriter) error
+}
+
+type ExportAccount200ResponseHeaders struct {
+	ContentDisposition *string
+}
+
+type ExportAccount200JSONResponse struct {
+	Body    Export
+	Headers ExportAccount200ResponseHeaders
+}
+
+func (response ExportAccount200JSONResponse) VisitExportAccountResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ContentDisposition != nil {
+		w.Header().Set("Content-Disposition", fmt.Sprint(*response.Headers.ContentDisposition))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportAccountdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ExportAccountdefaultApplicationProblemPlusJSONResponse) VisitExportAccountResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -7305,6 +7467,9 @@ type StrictServerInterface interface {
 	// Jwks The public keys of access tokens
 	// (GET /.well-known/jwks.json)
 	Jwks(ctx context.Context, request JwksRequestObject) (JwksResponseObject, error)
+	// ExportAccount All that one gave and was shown, as one JSON file
+	// (GET /api/account/export)
+	ExportAccount(ctx context.Context, request ExportAccountRequestObject) (ExportAccountResponseObject, error)
 	// ListActivity One's own actions, the last first
 	// (GET /api/activity)
 	ListActivity(ctx context.Context, request ListActivityRequestObject) (ListActivityResponseObject, error)
@@ -7546,6 +7711,30 @@ func (sh *strictHandler) Jwks(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(JwksResponseObject); ok {
 		if err := validResponse.VisitJwksResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ExportAccount operation middleware
+func (sh *strictHandler) ExportAccount(w http.ResponseWriter, r *http.Request) {
+	var request ExportAccountRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ExportAccount(ctx, request.(ExportAccountRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExportAccount")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExportAccountResponseObject); ok {
+		if err := validResponse.VisitExportAccountResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
