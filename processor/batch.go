@@ -109,6 +109,7 @@ type batch struct {
 	requestIDs []uuid.UUID
 	breakupIDs []uuid.UUID
 	commandIDs []uuid.UUID
+	leavers    []uuid.UUID // whose accounts are deleted or erased
 	fillers    []uuid.UUID // users whose last slot a command of the batch could fill
 
 	// Of the transaction in hand.
@@ -164,7 +165,9 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 		case partner.Decline, partner.Cancel, partner.Remove,
 			partner.AskBreakup, partner.AcceptBreakup, partner.DeclineBreakup, partner.WithdrawBreakup,
 			partner.Block, partner.Unblock, partner.Forfeit, partner.SetNickname, partner.ClearNickname,
-			partner.UpdateProfile, partner.ChangeCode, partner.DeleteAccount, partner.ClosePair, partner.EraseAccount:
+			partner.UpdateProfile, partner.ChangeCode, partner.ClosePair:
+		case partner.DeleteAccount, partner.EraseAccount:
+			b.leavers = append(b.leavers, cmd.Issuer)
 		}
 	}
 	b.steps = slices.SortedFunc(maps.Values(steps), func(x, y step) int { return cmp.Compare(x.part.id, y.part.id) })

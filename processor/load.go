@@ -123,6 +123,9 @@ func (b *batch) load(ctx context.Context, conn *pgx.Conn) (*world, []fence, erro
 	})
 	q.Queue("lock_streams", b.users).Query(w.scanStreams)
 	q.Queue("load_users", b.users).Query(w.scanUsers)
+	if len(b.leavers) > 0 {
+		q.Queue("load_counterparts", b.leavers, int64(partner.PendingLimit)).Query(w.scanCounterparts)
+	}
 	q.Queue("load_requests", b.lows, b.highs, b.requestIDs).Query(w.scanRequests)
 	q.Queue("load_partnerships", b.lows, b.highs).Query(w.scanPartnerships)
 	if len(b.sideKeys) > 0 {

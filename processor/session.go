@@ -49,6 +49,7 @@ var statements = [...]struct{ name, sql string }{
 	{"load_pending", loadPendingSQL},
 	{"load_sides", loadSidesSQL},
 	{"load_breakups", loadBreakupsSQL},
+	{"load_counterparts", loadCounterpartsSQL},
 	{"due_timers", dueTimersSQL},
 	{"write_sides", writeSidesSQL},
 	{"delete_sides", deleteSidesSQL},

@@ -184,11 +184,15 @@ func (w *worker) work(fetching, working context.Context) error {
 		if err := w.stale(fetching, batch); err != nil {
 			return nil //nolint:nilerr // the generation ended while the broker could not be asked
 		}
-		if err := w.apply(fetching, working, batch); err != nil {
-			if errors.Is(err, errGivenUp) {
-				return nil
+		for rest := batch; len(rest) > 0; {
+			n := run(rest)
+			if err := w.apply(fetching, working, rest[:n]); err != nil {
+				if errors.Is(err, errGivenUp) {
+					return nil
+				}
+				return err
 			}
-			return err
+			rest = rest[n:]
 		}
 	}
 }

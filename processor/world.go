@@ -58,6 +58,7 @@ type changes struct {
 	sides        map[sideKey]partner.Side
 	nicknames    map[sideKey]partner.Nickname
 	profiles     map[uuid.UUID]partner.ProfilePatch
+	accounts     map[uuid.UUID]partner.AccountChange
 	timers       map[timerKey]timerRow
 	cuts         map[cutRow]struct{}
 	activity     []activityRow
@@ -127,7 +128,7 @@ func newWorld() *world {
 		changes: changes{
 			requests: map[uuid.UUID]partner.Request{}, partnerships: map[uuid.UUID]partner.Partnership{},
 			breakups: map[uuid.UUID]partner.Breakup{}, sides: map[sideKey]partner.Side{}, nicknames: map[sideKey]partner.Nickname{},
-			profiles: map[uuid.UUID]partner.ProfilePatch{}, timers: map[timerKey]timerRow{}, cuts: map[cutRow]struct{}{},
+			profiles: map[uuid.UUID]partner.ProfilePatch{}, accounts: map[uuid.UUID]partner.AccountChange{}, timers: map[timerKey]timerRow{}, cuts: map[cutRow]struct{}{},
 			streams: map[uuid.UUID]struct{}{}, eventSeqs: map[int]int64{},
 		},
 	}
@@ -295,6 +296,9 @@ func (w *world) keep(of partner.Pair, d partner.Decision) {
 	}
 	for _, p := range d.Profiles {
 		w.changes.profiles[p.UserID] = patch(w.changes.profiles[p.UserID], p.Patch)
+	}
+	for _, a := range d.Accounts {
+		w.changes.accounts[a.UserID] = a
 	}
 	if d.Next.Users == nil {
 		return // made without a state
