@@ -111,6 +111,9 @@ func (a commandAnswer) VisitWithdrawBreakupResponse(w http.ResponseWriter) error
 // VisitForfeitResponse implements api.ForfeitResponseObject.
 func (a commandAnswer) VisitForfeitResponse(w http.ResponseWriter) error { return a.write(w) }
 
+// VisitDeleteAccountResponse implements api.DeleteAccountResponseObject.
+func (a commandAnswer) VisitDeleteAccountResponse(w http.ResponseWriter) error { return a.write(w) }
+
 // answerTo turns a verdict into the answer, or into the problem of a rejection.
 func answerTo(in *intent, v verdict) (commandAnswer, error) {
 	headers := answerHeaders(in, v.replayed)

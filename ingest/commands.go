@@ -128,6 +128,7 @@ func (s *Server) remove(ctx context.Context, body api.Remove, prefer, key *strin
 type call struct {
 	kind        partner.CommandType
 	prefer, key *string
+	secret      bool // the body is a secret: it stays out of the fingerprint
 	resolve     completion
 }
 
@@ -146,7 +147,11 @@ func (s *Server) carryOut(ctx context.Context, c call) (commandAnswer, error) {
 	if c.key != nil {
 		key = *c.key
 	}
-	if err := in.identify(key, x.request.Method, x.request.URL, x.body); err != nil {
+	body := x.body
+	if c.secret {
+		body = nil
+	}
+	if err := in.identify(key, x.request.Method, x.request.URL, body); err != nil {
 		return commandAnswer{}, err
 	}
 	v, err := s.commander.issue(ctx, in)
@@ -200,7 +205,9 @@ func about(other uuid.UUID, fill func(*partner.Command)) completion {
 func alone(fill func(*partner.Command)) completion {
 	return func(_ context.Context, in *intent, cmd *partner.Command) (time.Duration, error) {
 		cmd.Pair = partner.PairOf(in.issuer, in.issuer)
-		fill(cmd)
+		if fill != nil {
+			fill(cmd)
+		}
 		return 0, nil
 	}
 }

@@ -1,9 +1,13 @@
 package ingest_test
 
 import (
+	"bytes"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
 
+	"github.com/bondmate/backend/ingest"
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
 )
@@ -225,5 +230,64 @@ func TestWithdrawnNotifications(t *testing.T) {
 	must(t, err)
 	if got := ana.get("/api/notifications"); got.body["unread"] != 1.0 {
 		t.Errorf("unread after an acknowledgement: %s", got.raw)
+	}
+}
+
+// syncBuffer is a log that is read while it is written.
+type syncBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// The password proves who asks, and goes no further: not into the record, not into the
+// fingerprint that a replay is told by, not into a log.
+func TestPasswordStaysHere(t *testing.T) {
+	t.Parallel()
+	const password = "a long pass phrase"
+	var log syncBuffer
+	w := newWorld(t, func(c *ingest.Config) {
+		c.Log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	ana := w.register("Ana")
+	w.queue.set(func(q *queue) { q.paused = true })
+	remove := func(body any) answer {
+		return ana.call("DELETE", "/api/account", body, "Idempotency-Key", "once", "User-Agent", "App\u202e/1")
+	}
+	wantProblem(t, remove(map[string]any{"password": "a wrong one"}), 400, "invalid_request")
+	if n := w.queue.count(); n != 0 {
+		t.Fatalf("%d records", n)
+	}
+	first := remove(map[string]any{"password": password})
+	cmd := w.queue.last(t)
+	want := partner.Command{Type: partner.DeleteAccount, Issuer: ana.id, Pair: partner.PairOf(ana.id, ana.id), Address: "127.0.0.1", Device: "App/1"}
+	if diff := cmp.Diff(want, cmd); first.status != 202 || diff != "" {
+		t.Errorf("%d: %s", first.status, diff)
+	}
+	if again := remove(nil); again.status != 202 || again.header.Get("Idempotency-Replayed") != "true" { // the login is fresh
+		t.Errorf("without the password: %d %s", again.status, again.raw)
+	}
+	_, err := w.pool.Exec(t.Context(), `UPDATE sessions SET created_at = created_at - interval '6 minutes'`)
+	must(t, err)
+	wantProblem(t, remove(nil), 403, "forbidden")
+	wantProblem(t, remove(map[string]any{}), 403, "forbidden")
+	w.queue.mu.Lock()
+	record := fmt.Sprintf("%s %v", w.queue.newest.Value, w.queue.newest.Headers)
+	w.queue.mu.Unlock()
+	for where, text := range map[string]string{"the record": record, "the log": log.String()} {
+		if strings.Contains(text, password) || strings.Contains(text, "a wrong one") {
+			t.Errorf("%s holds a password: %s", where, text)
+		}
 	}
 }

@@ -54,7 +54,12 @@ type person struct {
 
 func (w *town) person(t *testing.T, name string) *person {
 	t.Helper()
-	p := &person{t: t, in: w, name: name, email: strings.ToLower(name) + "-" + uuid.NewString() + "@example.org"}
+	return w.register(t, name, strings.ToLower(name)+"-"+uuid.NewString()+"@example.org")
+}
+
+func (w *town) register(t *testing.T, name, email string) *person {
+	t.Helper()
+	p := &person{t: t, in: w, name: name, email: email}
 	got := p.call("POST", "/api/auth/register", map[string]any{"email": p.email, "password": secret, "displayName": name})
 	if got.status != http.StatusCreated {
 		t.Fatalf("register %s: %s", name, got)
@@ -260,6 +265,7 @@ func TestDomain(t *testing.T) {
 		"reports, activity":  testReportsAndActivity,
 		"sync as everything": testSync,
 		"export":             testExport,
+		"deletion":           testDeletion,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -650,5 +656,53 @@ func testExport(t *testing.T, w *town) {
 	}
 	if name := export.header.Get("Content-Disposition"); !strings.HasPrefix(name, "attachment; filename=") {
 		t.Errorf("Content-Disposition is %q", name)
+	}
+}
+
+func testDeletion(t *testing.T, w *town) {
+	ana, ben := w.couple(t, "Ana", "Ben")
+	eve, full := w.person(t, "Eve"), w.person(t, "Full")
+	full.marry(w.person(t, "Other"))
+	request := eve.ask(full).refused(409, "target_unavailable")
+	ben.call("POST", "/api/nicknames", map[string]any{"targetUserId": ana.id, "nickname": "about-Ana"}).want(200)
+	erased := ana.call("PATCH", "/api/profile", map[string]any{"displayName": "Ana-the-erased"}).want(200)
+
+	ana.call("DELETE", "/api/account", map[string]any{"password": "wrong"}).refused(400, "invalid_request")
+	if got := ana.get("/api/commands/" + erased.text("commandId")); got.status != 200 {
+		t.Errorf("%s", got)
+	}
+	deleted := ana.call("DELETE", "/api/account", map[string]any{"password": secret}).want(200)
+	same(t, "status", "deleting", deleted.text("result", "status"))
+	until(t, "the session to end", func() bool { return ana.get("/api/profile").status == 401 })
+	until(t, "the partnership to end", func() bool { return ben.get(partners + "/current").body["partner"] == nil })
+	until(t, "erasure", func() bool {
+		login := eve.call("POST", "/api/auth/login", map[string]any{"email": ana.email, "password": secret})
+		return login.status == 401 && login.text("code") == "unauthenticated"
+	})
+	eve.get(partners+"/search?code="+ana.code).refused(404, "user_not_found")
+	same(t, "asked", request.shape(), eve.ask(ana).shape())
+	for _, path := range []string{partners + "/history", partners + "/restorable", "/api/sync", "/api/notifications", "/api/account/export", "/api/nicknames"} {
+		for _, gone := range []string{"Ana-the-erased", ana.email, ana.code, "about-Ana"} {
+			if got := ben.get(path); strings.Contains(string(got.raw), gone) {
+				t.Errorf("%s shows %s", got, gone)
+			}
+		}
+	}
+	if list := ben.get(partners + "/restorable").list("restorable"); len(list) != 0 {
+		t.Errorf("restorable: %v", list)
+	}
+	ben.marry(eve) // the slot is vacant
+	if again := w.register(t, "Ana", ana.email); again.id == ana.id {
+		t.Error("the same id again")
+	}
+}
+
+// until polls until ok, or fails.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited for %s", what)
+		}
 	}
 }
