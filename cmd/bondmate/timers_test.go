@@ -16,7 +16,7 @@ func TestTimersListsWhatIsDue(t *testing.T) {
 	pool := postgrestest.New(t)
 	now := time.Now()
 	low, high := uuid.UUID{1}, uuid.UUID{2}
-	for kind, due := range map[int]time.Time{1: now.Add(-time.Hour), 2: now.Add(time.Hour), 3: now.Add(-time.Minute)} {
+	for kind, due := range map[int]time.Time{1: now.Add(-time.Hour), 2: now.Add(90 * time.Minute), 3: now.Add(-time.Minute)} {
 		if _, err := pool.Exec(t.Context(), `INSERT INTO timers (low, high, kind, partition, due_at, ref, error)
 			VALUES ($1, $2, $3::smallint, 4, $4, $5, CASE WHEN $3::smallint = 3 THEN 'poison' END)`, low, high, kind, due, uuid.UUID{byte(kind)}); err != nil {
 			t.Fatal(err)
