@@ -2,9 +2,12 @@ package notifier
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+
+	"github.com/bondmate/backend/pkg/embedded/fcm"
 )
 
 // TestCutWithdraws claims pushes of events that an ending took back (G9), and their
@@ -47,3 +50,32 @@ func TestCutWithdraws(t *testing.T) {
 }
 
 var ex = uuid.MustParse("00000000-0000-4000-8000-0000000000e0")
+
+// TestCutOvertakesAClaim claims two pushes at once and cuts both while the first call,
+// which holds up the second, is under way: that one was handed over.
+func TestCutOvertakesAClaim(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.fcm.Script("", fcm.Answer{Delay: time.Second})
+	cfg := w.config()
+	cfg.InFlight = 1
+	n := w.notifier(cfg)
+	phones := []phone{w.phone("one"), w.phone("two")}
+	w.deliver(n, received(5, phones[0].user), received(5, phones[1].user))
+	for _, p := range phones {
+		w.exec(`INSERT INTO inbox (user_id, seq, partition, event_seq, origin) VALUES ($1, 5, 0, 1, $2)`, p.user, ex)
+	}
+	w.background(n.Run)
+	w.await("both to be claimed", func() bool {
+		return query[int](w, `SELECT count(*) FROM push_deliveries WHERE status = 2`) == 2
+	})
+	for _, p := range phones {
+		w.exec(`INSERT INTO cuts (recipient, origin, after_seq, last_seq, made_at) VALUES ($1, $2, 0, 5, now())`, p.user, ex)
+	}
+	if diff := cmp.Diff(map[Outcome]int{Delivered: 1, Withdrawn: 1}, w.awaitSettled(2)); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+	if calls := w.fcm.Recent(""); len(calls) != 1 {
+		t.Errorf("%d calls, want the one that was under way", len(calls))
+	}
+}

@@ -292,6 +292,18 @@ func (s store) claim(ctx context.Context, now time.Time, terms claimTerms) ([]cl
 	return jobs, closed, nil
 }
 
+const selectWithdrawn = `
+SELECT EXISTS (SELECT FROM push_deliveries q JOIN inbox_entries i ON i.user_id = q.user_id AND i.seq = q.seq
+	WHERE q.id = $1 AND i.withdrawn)`
+
+// withdrawn reports whether a cut took back what a delivery is about.
+func (s store) withdrawn(ctx context.Context, id uuid.UUID) (withdrawn bool, err error) {
+	if err = s.pool.QueryRow(ctx, selectWithdrawn, id).Scan(&withdrawn); err != nil {
+		return false, fmt.Errorf("look for a cut of push %s: %w", id, err)
+	}
+	return withdrawn, nil
+}
+
 // settlement is what became of one claim.
 type settlement struct {
 	id       uuid.UUID
