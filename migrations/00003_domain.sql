@@ -64,6 +64,12 @@ CREATE TABLE timers (
     PRIMARY KEY (low, high, kind)
 );
 CREATE INDEX timers_due ON timers (partition, due_at);
+-- What was pending before there were timers. The hash of the key is the processor's to
+-- know: it gives these their partitions (-1: none yet).
+INSERT INTO timers (low, high, kind, partition, due_at, ref)
+SELECT LEAST(sender, target), GREATEST(sender, target), 1, -1, expires_at, id FROM requests WHERE status = 1
+UNION ALL
+SELECT low, high, 2, -1, restorable_until, id FROM partnerships WHERE status = 2;
 
 -- What an ending took back (G9): events of origin in recipient's inbox, after what any of
 -- the recipient's sessions had acknowledged by then, up to the inbox's head at that time.

@@ -21,9 +21,10 @@
 //
 // Ownership. Run joins the consumer group and serves one generation at a time. A
 // generation owns one pump goroutine a partition (Kafka to channel), a few workers and
-// one relay for each worker, and a watch and an observer for all. A worker owns its connection, its channel and the state of
-// its partitions; nobody else touches them, save two atomics: what the relay has
-// published and how far the worker came. When the generation ends, pumps stop first,
+// one relay for each worker, a watch and an observer for all. A worker owns its
+// connection, its channel and the state of its partitions; nobody else touches them, save
+// three atomics: what the relay has published, how far the worker came, and up to when
+// timers may fire. When the generation ends, pumps stop first,
 // then each worker after the transaction in hand, then its relay, which publishes what
 // was committed, all within the drain deadline; last, relayed_seq is written.
 package processor

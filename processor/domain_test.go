@@ -280,6 +280,28 @@ func TestTimersInBatches(t *testing.T) {
 	r.published()
 }
 
+// TestTimersOfAMigrationAreAdopted begins with a timer that has no partition yet.
+func TestTimersOfAMigrationAreAdopted(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	clock := newTraveller()
+	a, b := r.user(1), r.user(1)
+	_, stop := r.start(byTheClock(clock))
+	r.append(m, at(send(a, b), clock.now()))
+	r.settled()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.exec(`UPDATE timers SET partition = -1`)
+	clock.travel(8 * day)
+	r.reg = prometheus.NewRegistry()
+	r.start(byTheClock(clock))
+	r.eventually("it expires", func() bool {
+		return one[int64](r, `SELECT count(*) FROM requests WHERE status = 5`) == 1
+	})
+	r.gapless()
+}
+
 func TestActivityIsKept(t *testing.T) {
 	t.Parallel()
 	r, _ := newMemoryRig(t)

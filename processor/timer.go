@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
 )
 
@@ -43,6 +44,9 @@ func (p *Processor) observe(ctx context.Context, parts []*partition) error {
 		at  time.Time
 		end int64
 	}
+	if err := p.adopt(ctx); err != nil && ctx.Err() == nil {
+		p.cfg.Log.Warn("timers without a partition wait for the next generation", slog.Any("error", err))
+	}
 	marks := make(map[int]mark, len(parts))
 	ticker := time.NewTicker(p.cfg.TimerPoll)
 	defer ticker.Stop()
@@ -75,6 +79,51 @@ func (p *Processor) observe(ctx context.Context, parts []*partition) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+		}
+	}
+}
+
+const unassignedTimersSQL = `SELECT low, high, kind FROM timers WHERE partition = -1 LIMIT 1000`
+
+const assignTimersSQL = `
+UPDATE timers t SET partition = n.partition
+FROM unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::smallint[]) AS n (low, high, kind, partition)
+WHERE t.low = n.low AND t.high = n.high AND t.kind = n.kind AND t.partition = -1`
+
+// adopt gives their partitions to the timers that a migration made. Several processors may
+// do so at once.
+func (p *Processor) adopt(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
+	defer cancel()
+	conn, err := p.cfg.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("connect to postgres: %w", err)
+	}
+	defer closeConn(conn)
+	for {
+		rows, err := conn.Query(ctx, unassignedTimersSQL)
+		if err != nil {
+			return fmt.Errorf("read unassigned timers: %w", err)
+		}
+		var (
+			lows, highs  []uuid.UUID
+			kinds, parts []int16
+			pair         partner.Pair
+			kind         int16
+		)
+		_, err = pgx.ForEachRow(rows, []any{raw(&pair.Low), raw(&pair.High), &kind}, func() error {
+			lows, highs, kinds = append(lows, pair.Low), append(highs, pair.High), append(kinds, kind)
+			parts = append(parts, int16(contract.PartitionOf([]byte(pair.String()), p.cfg.Partitions)))
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read unassigned timers: %w", err)
+		}
+		if len(lows) == 0 {
+			return nil
+		}
+		if _, err := conn.Exec(ctx, assignTimersSQL, lows, highs, kinds, parts); err != nil {
+			return fmt.Errorf("assign timers: %w", err)
 		}
 	}
 }
