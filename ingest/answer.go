@@ -78,6 +78,42 @@ func (a commandAnswer) VisitRemoveResponse(w http.ResponseWriter) error { return
 // VisitRemoveByDeleteResponse implements api.RemoveByDeleteResponseObject.
 func (a commandAnswer) VisitRemoveByDeleteResponse(w http.ResponseWriter) error { return a.write(w) }
 
+// VisitUpdateProfileResponse implements api.UpdateProfileResponseObject.
+func (a commandAnswer) VisitUpdateProfileResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitChangePartnerCodeResponse implements api.ChangePartnerCodeResponseObject.
+func (a commandAnswer) VisitChangePartnerCodeResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitSetNicknameResponse implements api.SetNicknameResponseObject.
+func (a commandAnswer) VisitSetNicknameResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitClearNicknameResponse implements api.ClearNicknameResponseObject.
+func (a commandAnswer) VisitClearNicknameResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitBlockUserResponse implements api.BlockUserResponseObject.
+func (a commandAnswer) VisitBlockUserResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitUnblockUserResponse implements api.UnblockUserResponseObject.
+func (a commandAnswer) VisitUnblockUserResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitRequestBreakupResponse implements api.RequestBreakupResponseObject.
+func (a commandAnswer) VisitRequestBreakupResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitAcceptBreakupResponse implements api.AcceptBreakupResponseObject.
+func (a commandAnswer) VisitAcceptBreakupResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitRejectBreakupResponse implements api.RejectBreakupResponseObject.
+func (a commandAnswer) VisitRejectBreakupResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitWithdrawBreakupResponse implements api.WithdrawBreakupResponseObject.
+func (a commandAnswer) VisitWithdrawBreakupResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitForfeitResponse implements api.ForfeitResponseObject.
+func (a commandAnswer) VisitForfeitResponse(w http.ResponseWriter) error { return a.write(w) }
+
+// VisitDeleteAccountResponse implements api.DeleteAccountResponseObject.
+func (a commandAnswer) VisitDeleteAccountResponse(w http.ResponseWriter) error { return a.write(w) }
+
 // answerTo turns a verdict into the answer, or into the problem of a rejection.
 func answerTo(in *intent, v verdict) (commandAnswer, error) {
 	headers := answerHeaders(in, v.replayed)
@@ -121,11 +157,13 @@ var rejectionDetails = map[partner.Code]string{
 	partner.CodeSelfRequest:       "One cannot ask oneself.",
 	partner.CodeUserNotFound:      "There is no such user.",
 	partner.CodeAlreadyPartners:   "You are partners already.",
-	partner.CodeRequestPending:    "You have already asked; the request is pending.",
+	partner.CodeRequestPending:    "You have already asked.",
 	partner.CodeNoVacantSlot:      "You have no vacant place for another partner.",
 	partner.CodeTargetUnavailable: "The other one cannot be asked now.",
-	partner.CodeNotFound:          "There is no such request.",
-	partner.CodeNotPending:        "The request is not pending any more.",
+	partner.CodeBlockedByYou:      "You have blocked this user.",
+	partner.CodeCooldown:          "It is too early to ask again.",
+	partner.CodeNotFound:          "There is nothing like that.",
+	partner.CodeNotPending:        "It is not pending any more.",
 	partner.CodeNotCurrent:        "The partnership is not current.",
 	partner.CodeAccountDeleting:   "The account is being deleted.",
 	partner.CodeStale:             "The command came too late to be carried out; send it again.",

@@ -59,6 +59,8 @@ type intent struct {
 	wait        time.Duration // zero: answer as soon as it is accepted
 	gone        <-chan struct{}
 	traceparent string
+	address     string // where the call came from, for the activity log
+	device      string // what it said of itself
 
 	// resolve completes the command: its pair and what it names. It is called only when
 	// the command has to be written, since a repeated call must find its outcome even
@@ -163,7 +165,9 @@ var errAbandoned = errors.New("the writing call ended early")
 
 // write produces the command within the deadline.
 func (c *commander) write(ctx context.Context, in *intent) (time.Time, error) {
-	cmd := partner.Command{ID: in.id, Type: in.kind, Issuer: in.issuer, Fingerprint: in.fingerprint}
+	cmd := partner.Command{
+		ID: in.id, Type: in.kind, Issuer: in.issuer, Fingerprint: in.fingerprint, Address: in.address, Device: in.device,
+	}
 	waited, err := in.resolve(ctx, &cmd)
 	if err != nil {
 		return time.Time{}, err

@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 
@@ -124,7 +128,8 @@ func (s *Server) remove(ctx context.Context, body api.Remove, prefer, key *strin
 type call struct {
 	kind        partner.CommandType
 	prefer, key *string
-	resolve     func(ctx context.Context, in *intent, cmd *partner.Command) (waited time.Duration, err error)
+	secret      bool // the body is a secret: it stays out of the fingerprint
+	resolve     completion
 }
 
 // carryOut makes an intent of the call and answers it.
@@ -133,6 +138,7 @@ func (s *Server) carryOut(ctx context.Context, c call) (commandAnswer, error) {
 	in := &intent{
 		kind: c.kind, issuer: x.caller.UserID, arrived: x.arrived, wait: preferredWait(c.prefer),
 		gone: x.request.Context().Done(), traceparent: traceparent(x.request),
+		address: remoteAddress(x.request), device: userAgent(x.request),
 	}
 	in.resolve = func(ctx context.Context, cmd *partner.Command) (time.Duration, error) {
 		return c.resolve(ctx, in, cmd)
@@ -141,7 +147,11 @@ func (s *Server) carryOut(ctx context.Context, c call) (commandAnswer, error) {
 	if c.key != nil {
 		key = *c.key
 	}
-	if err := in.identify(key, x.request.Method, x.request.URL, x.body); err != nil {
+	body := x.body
+	if c.secret {
+		body = nil
+	}
+	if err := in.identify(key, x.request.Method, x.request.URL, body); err != nil {
 		return commandAnswer{}, err
 	}
 	v, err := s.commander.issue(ctx, in)
@@ -154,10 +164,58 @@ func (s *Server) carryOut(ctx context.Context, c call) (commandAnswer, error) {
 	return answerTo(in, v)
 }
 
+// remoteAddress is where the connection comes from, without the port.
+func remoteAddress(r *http.Request) string {
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return addr.Addr().Unmap().WithZone("").String()
+}
+
+// maxUserAgent is how much of a User-Agent is kept, in bytes.
+const maxUserAgent = 200
+
+// userAgent is the head of what the client says of itself, which can be anything.
+func userAgent(r *http.Request) string {
+	agent := r.UserAgent()
+	clean, err := partner.SanitizeText(agent[:min(len(agent), maxUserAgent)], maxUserAgent)
+	if err != nil {
+		return "" // not longer than its bytes, so this does not happen
+	}
+	return clean
+}
+
+// completion makes a command of an intent; see intent.resolve.
+type completion func(ctx context.Context, in *intent, cmd *partner.Command) (waited time.Duration, err error)
+
+// about completes a command about another user who is named by id. It looks at nothing:
+// that a call was accepted must not tell how the other one stands to the caller.
+func about(other uuid.UUID, fill func(*partner.Command)) completion {
+	return func(_ context.Context, in *intent, cmd *partner.Command) (time.Duration, error) {
+		cmd.Pair = partner.PairOf(in.issuer, other)
+		if fill != nil {
+			fill(cmd)
+		}
+		return 0, nil
+	}
+}
+
+// alone completes a command about the caller.
+func alone(fill func(*partner.Command)) completion {
+	return func(_ context.Context, in *intent, cmd *partner.Command) (time.Duration, error) {
+		cmd.Pair = partner.PairOf(in.issuer, in.issuer)
+		if fill != nil {
+			fill(cmd)
+		}
+		return 0, nil
+	}
+}
+
 // onRequest completes a command about a request: in memory when it was sent here lately,
 // else from the primary, else once the pipe has passed what was queued. To anyone but its
 // two parties a request does not exist.
-func (s *Server) onRequest(id uuid.UUID, fresh bool) func(context.Context, *intent, *partner.Command) (time.Duration, error) {
+func (s *Server) onRequest(id uuid.UUID, fresh bool) completion {
 	return func(ctx context.Context, in *intent, cmd *partner.Command) (time.Duration, error) {
 		pair, waited, err := s.pairOfRequest(ctx, in, id)
 		if err != nil {
@@ -285,11 +343,27 @@ func (s *Server) sanitised(pointer string, text *string) (string, error) {
 	}
 	clean, err := partner.SanitizeLines(*text, s.limits.MessageMaxLen)
 	if err != nil {
-		f := invalid(pointer, "too_long", fmt.Sprintf("At most %d characters of text.", s.limits.MessageMaxLen))
-		f.Cause = err
-		return "", f
+		return "", tooLong(pointer, s.limits.MessageMaxLen, err)
 	}
 	return clean, nil
+}
+
+// name returns a text that stands for somebody as it is stored: it must show something.
+func name(pointer, text string, limit int) (string, error) {
+	clean, err := partner.SanitizeText(text, limit)
+	if err != nil {
+		return "", tooLong(pointer, limit, err)
+	}
+	if !strings.ContainsFunc(clean, unicode.IsPrint) {
+		return "", invalid(pointer, "too_short", "Nothing of it can be seen.")
+	}
+	return clean, nil
+}
+
+func tooLong(pointer string, limit int, cause error) error {
+	f := invalid(pointer, "too_long", fmt.Sprintf("At most %d characters of text.", limit))
+	f.Cause = cause
+	return f
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }

@@ -12,35 +12,46 @@ import (
 	"github.com/bondmate/backend/pkg/partner"
 )
 
-// The epoch, the head, the oldest sequence kept and the highest acknowledged one.
+// The epoch, the head, the oldest sequence kept, the highest acknowledged one, and how
+// many after that were withdrawn.
 const selectInboxState = `
 SELECT e.epoch,
     COALESCE((SELECT last_seq FROM user_streams WHERE user_id = $1), 0),
     COALESCE((SELECT seq FROM inbox WHERE user_id = $1 ORDER BY seq LIMIT 1), 0),
-    COALESCE((SELECT max(seq) FROM acks WHERE user_id = $1), 0)
-FROM stream_epoch e`
+    a.read,
+    (SELECT count(DISTINCT i.seq)
+     FROM cuts c JOIN inbox i ON i.user_id = c.recipient AND i.origin = c.origin
+         AND i.seq > GREATEST(c.after_seq, a.read) AND i.seq <= c.last_seq
+     WHERE c.recipient = $1 AND c.last_seq > a.read)
+FROM stream_epoch e,
+    (SELECT COALESCE(max(seq), 0) AS read FROM acks WHERE user_id = $1) a`
 
 type inboxState struct {
-	epoch              string
-	last, oldest, read int64
+	epoch                         string
+	last, oldest, read, withdrawn int64
 }
 
-// unread counts the events after the highest sequence that any session acknowledged.
-func (s inboxState) unread() int64 { return max(0, s.last-s.read) }
+// unread counts the events after the highest sequence that any session acknowledged, and
+// leaves out those of which only the place is left.
+func (s inboxState) unread() int64 { return max(0, s.last-s.read-s.withdrawn) }
 
 func loadInboxState(ctx context.Context, q querier, user uuid.UUID) (inboxState, error) {
 	var s inboxState
-	if err := q.QueryRow(ctx, selectInboxState, user).Scan(&s.epoch, &s.last, &s.oldest, &s.read); err != nil {
+	if err := q.QueryRow(ctx, selectInboxState, user).Scan(&s.epoch, &s.last, &s.oldest, &s.read, &s.withdrawn); err != nil {
 		return s, fmt.Errorf("load inbox state of %s: %w", user, err)
 	}
 	return s, nil
 }
 
+// What a cut has withdrawn keeps its place and nothing else (G9); the view knows the cuts.
 const selectInbox = `
-SELECT i.seq, e.id, e.type, e.applied_at, e.data
-FROM inbox i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
+SELECT i.seq, e.id, e.type, e.applied_at, CASE WHEN i.withdrawn THEN '{}' ELSE e.data END, i.withdrawn
+FROM inbox_entries i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
 WHERE i.user_id = $1 AND i.seq > $2
 ORDER BY i.seq LIMIT $3`
+
+// kindWithdrawn is the type of a placeholder. It is no event type: nothing stores it.
+const kindWithdrawn = "withdrawn"
 
 // ListNotifications implements GET /api/notifications (G5): what it answers follows after
 // without a gap, or it answers resync.
@@ -69,9 +80,9 @@ func (s *Server) ListNotifications(ctx context.Context, req api.ListNotification
 		if after < state.last && (state.oldest == 0 || after+1 < state.oldest) {
 			return resync("That part of the history is gone.")
 		}
-		events, err := collect(ctx, tx, scanNotification, selectInbox, user, after, limit)
+		events, err := listNotifications(ctx, tx, user, after, limit)
 		if err != nil {
-			return fmt.Errorf("list inbox of %s: %w", user, err)
+			return err
 		}
 		answer = api.ListNotifications200JSONResponse{
 			Events: events, LastSeq: state.last, Unread: state.unread(), Epoch: state.epoch,
@@ -84,12 +95,25 @@ func (s *Server) ListNotifications(ctx context.Context, req api.ListNotification
 	return answer, nil
 }
 
+// listNotifications returns what follows after in a user's inbox, in order.
+func listNotifications(ctx context.Context, q querier, user uuid.UUID, after int64, limit int) ([]api.Notification, error) {
+	events, err := collect(ctx, q, scanNotification, selectInbox, user, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list inbox of %s: %w", user, err)
+	}
+	return events, nil
+}
+
 func scanNotification(row pgx.CollectableRow) (api.Notification, error) {
 	var n api.Notification
 	var kind int16
-	err := row.Scan(&n.Seq, &n.Id, &kind, &n.Time, (*[]byte)(&n.Data))
+	var withdrawn bool
+	err := row.Scan(&n.Seq, &n.Id, &kind, &n.Time, (*[]byte)(&n.Data), &withdrawn)
 	n.Time = n.Time.UTC()
 	n.Type = partner.EventType(kind).String()
+	if withdrawn {
+		n.Type = kindWithdrawn
+	}
 	return n, err
 }
 

@@ -115,6 +115,7 @@ type Server struct {
 	commander *commander
 	metrics   *metrics
 	document  *document
+	exports   chan struct{} // a token for each export under way
 	handler   http.Handler
 }
 
@@ -143,7 +144,7 @@ func New(cfg Config) (*Server, error) {
 		db: db, store: &store{db: db}, outcomes: newOutcomes(db),
 		pipe:      newPipe(db, cfg.Offsets, cfg.Topics.Commands),
 		publisher: newGuardedPublisher(cfg.Publisher, m),
-		metrics:   m, document: document,
+		metrics:   m, document: document, exports: make(chan struct{}, maxExports),
 	}
 	s.commander = &commander{
 		publisher: s.publisher, outcomes: s.outcomes, ledger: newLedger(),

@@ -3,7 +3,6 @@ package ingest
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -23,10 +22,11 @@ func head(ctx context.Context, q querier, user uuid.UUID) (int64, error) {
 }
 
 const selectPartnerships = `
-SELECT p.id, p.started_at, p.restored_count, u.id, u.display_name, u.theme
+SELECT p.id, p.started_at, p.restored_count, u.id, u.display_name, u.theme, u.theme_entries, n.nickname
 FROM partnership_members m
 JOIN partnerships p ON p.id = m.partnership_id
 JOIN users u ON u.id = CASE WHEN p.low = $1 THEN p.high ELSE p.low END
+LEFT JOIN nicknames n ON n.owner = $1 AND n.target = u.id
 WHERE m.user_id = $1 AND m.active
 ORDER BY m.slot`
 
@@ -35,7 +35,7 @@ func listPartnerships(ctx context.Context, q querier, user uuid.UUID) ([]api.Par
 	list, err := collect(ctx, q, func(row pgx.CollectableRow) (api.Partnership, error) {
 		var p api.Partnership
 		err := row.Scan(&p.PartnershipId, &p.StartedAt, &p.RestoredCount,
-			&p.Partner.UserId, &p.Partner.DisplayName, &p.Partner.Theme)
+			&p.Partner.UserId, &p.Partner.DisplayName, &p.Partner.Theme, &p.Partner.ThemeEntries, &p.Partner.Nickname)
 		p.StartedAt, p.Restored = p.StartedAt.UTC(), p.RestoredCount > 0
 		return p, err
 	}, selectPartnerships, user)
@@ -115,77 +115,4 @@ func (s *Server) GetSlots(ctx context.Context, _ api.GetSlotsRequestObject) (api
 	}
 	answer.Vacant = answer.Total - answer.Occupied
 	return answer, nil
-}
-
-// $5 wants only those that can be restored at that time; null wants all that have ended.
-const selectEnded = `
-SELECT p.id, u.id, u.display_name, p.started_at, p.ended_at, p.restorable_until, p.status,
-       p.ended_by = $1, CASE WHEN p.ended_by = $1 THEN p.reason ELSE '' END, p.restored_count
-FROM partnership_members m
-JOIN partnerships p ON p.id = m.partnership_id
-JOIN users u ON u.id = CASE WHEN p.low = $1 THEN p.high ELSE p.low END
-WHERE m.user_id = $1 AND p.status > 1
-  AND p.ended_at <= $2 AND (p.ended_at < $2 OR p.id > $3)
-  AND ($5::timestamptz IS NULL OR (p.status = 2 AND p.restorable_until >= $5))
-ORDER BY p.ended_at DESC, p.id LIMIT $4`
-
-// statusEnded is partner.PartnershipEnded: ended, and not archived yet.
-const statusEnded = 2
-
-// ended returns a page of the caller's partnerships that have ended, the last first.
-func (s *Server) ended(ctx context.Context, p page, restorableAt *time.Time) ([]api.EndedPartnership, *string, error) {
-	user := exchangeOf(ctx).caller.UserID
-	now := s.clock()
-	list, err := query(ctx, s.db, func(row pgx.CollectableRow) (api.EndedPartnership, error) {
-		var e api.EndedPartnership
-		var until *time.Time
-		var status int16
-		var byYou *bool
-		var reason string
-		err := row.Scan(&e.PartnershipId, &e.User.Id, &e.User.DisplayName, &e.StartedAt, &e.EndedAt, &until, &status,
-			&byYou, &reason, &e.RestoredCount)
-		e.StartedAt, e.EndedAt, e.EndedByYou = e.StartedAt.UTC(), e.EndedAt.UTC(), isTrue(byYou)
-		if reason != "" {
-			e.Reason = &reason
-		}
-		if status == statusEnded && until != nil && !until.Before(now) {
-			e.RestorableUntil = utc(until)
-		}
-		return e, err
-	}, selectEnded, user, p.at, p.id, p.limit+1, restorableAt)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list ended partnerships of %s: %w", user, err)
-	}
-	next := p.next(len(list), func() (time.Time, uuid.UUID) {
-		last := list[p.limit-1]
-		return last.EndedAt, last.PartnershipId
-	})
-	return list[:min(len(list), p.limit)], next, nil
-}
-
-// ListHistory implements GET …/history.
-func (s *Server) ListHistory(ctx context.Context, req api.ListHistoryRequestObject) (api.ListHistoryResponseObject, error) {
-	p, err := pageOf(req.Params.Cursor, req.Params.Limit)
-	if err != nil {
-		return nil, err
-	}
-	list, next, err := s.ended(ctx, p, nil)
-	if err != nil {
-		return nil, err
-	}
-	return api.ListHistory200JSONResponse{History: list, NextCursor: next}, nil
-}
-
-// ListRestorable implements GET …/restorable.
-func (s *Server) ListRestorable(ctx context.Context, req api.ListRestorableRequestObject) (api.ListRestorableResponseObject, error) {
-	p, err := pageOf(req.Params.Cursor, req.Params.Limit)
-	if err != nil {
-		return nil, err
-	}
-	now := s.clock()
-	list, next, err := s.ended(ctx, p, &now)
-	if err != nil {
-		return nil, err
-	}
-	return api.ListRestorable200JSONResponse{Restorable: list, NextCursor: next}, nil
 }

@@ -3,11 +3,16 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"time"
+	_ "time/tzdata" // what a time zone is must not depend on the machine
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/text/language"
 
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/partner"
 )
 
@@ -25,14 +30,122 @@ func (s *Server) GetProfile(ctx context.Context, _ api.GetProfileRequestObject) 
 }
 
 func profileOf(p accounts.Profile) api.Profile {
-	return api.Profile{
+	profile := api.Profile{
 		Id: p.ID, DisplayName: p.DisplayName, PartnerCode: p.PartnerCode,
-		Theme: p.Theme, Timezone: p.Timezone, Locale: p.Locale, Tier: api.ProfileTier(p.Tier),
+		Theme: api.ThemeName(p.Theme), Timezone: p.Timezone, Locale: p.Locale, Tier: api.ProfileTier(p.Tier),
 		Slots:   api.SlotCount{Total: p.Slots.Total, Occupied: p.Slots.Occupied, Vacant: p.Slots.Vacant},
 		Privacy: api.Privacy{Presence: p.Privacy.Presence, Preview: p.Privacy.Preview},
 		Seq:     p.Seq,
 	}
+	if p.ThemeEntries != nil {
+		entries := api.ThemeEntries(p.ThemeEntries)
+		profile.ThemeEntries = &entries
+	}
+	return profile
 }
+
+// UpdateProfile implements PATCH /api/profile.
+func (s *Server) UpdateProfile(ctx context.Context, req api.UpdateProfileRequestObject) (api.UpdateProfileResponseObject, error) {
+	patch, err := patchOf(*req.Body)
+	if err != nil {
+		return nil, err
+	}
+	return s.carryOut(ctx, call{
+		kind: partner.UpdateProfile, prefer: req.Params.Prefer, key: req.Params.IdempotencyKey,
+		resolve: alone(func(cmd *partner.Command) { cmd.Profile = &patch }),
+	})
+}
+
+// ChangePartnerCode implements POST /api/profile/partner-code. The code is drawn here,
+// since a decision makes nothing random.
+func (s *Server) ChangePartnerCode(ctx context.Context, req api.ChangePartnerCodeRequestObject) (api.ChangePartnerCodeResponseObject, error) {
+	return s.carryOut(ctx, call{
+		kind: partner.ChangeCode, prefer: req.Params.Prefer, key: req.Params.IdempotencyKey,
+		resolve: alone(func(cmd *partner.Command) {
+			code := identity.NewPartnerCode()
+			cmd.Profile = &partner.ProfilePatch{PartnerCode: &code}
+		}),
+	})
+}
+
+const (
+	maxDisplayName  = 100 // characters, as at registration
+	maxThemeEntries = 20
+	maxThemeEntry   = 40 // characters, of its name and of its value
+	themeCustom     = "custom"
+)
+
+// patchOf returns the change of a profile as it is stored: sanitised, and in the one form
+// that each value has.
+func patchOf(body api.ProfileUpdate) (partner.ProfilePatch, error) {
+	var patch partner.ProfilePatch
+	if body.DisplayName != nil {
+		shown, err := name("/displayName", *body.DisplayName, maxDisplayName)
+		if err != nil {
+			return patch, err
+		}
+		patch.DisplayName = &shown
+	}
+	if body.ThemeEntries != nil && (body.Theme == nil || *body.Theme != themeCustom) {
+		return patch, invalid("/themeEntries", "not_allowed", "Entries belong to the theme custom.")
+	}
+	if body.Theme != nil {
+		patch.Theme = &partner.Theme{Name: string(*body.Theme)}
+		if body.ThemeEntries != nil {
+			entries, err := themeEntries(*body.ThemeEntries)
+			if err != nil {
+				return patch, err
+			}
+			patch.Theme.Entries = entries
+		}
+	}
+	if body.Timezone != nil {
+		// "Local" is this machine's, and the empty name UTC under another one.
+		if _, err := time.LoadLocation(*body.Timezone); err != nil || *body.Timezone == "Local" {
+			return patch, invalid("/timezone", "wrong_format", "It is not a name of the IANA time zone database.")
+		}
+		patch.Timezone = body.Timezone
+	}
+	if body.Locale != nil {
+		tag, err := language.Parse(*body.Locale)
+		if err != nil {
+			return patch, invalid("/locale", "wrong_format", "It is not a BCP 47 language tag.")
+		}
+		locale := tag.String()
+		patch.Locale = &locale
+	}
+	if p := body.Privacy; p != nil {
+		patch.Presence = p.Presence
+		if p.Preview != nil {
+			preview := string(*p.Preview)
+			patch.Preview = &preview
+		}
+	}
+	return patch, nil
+}
+
+// themeEntries returns the entries sanitised. Their names are for programs: letters,
+// digits, dots, hyphens and underscores.
+func themeEntries(given api.ThemeEntries) (map[string]string, error) {
+	if len(given) > maxThemeEntries {
+		return nil, invalid("/themeEntries", "too_long", fmt.Sprintf("At most %d entries.", maxThemeEntries))
+	}
+	entries := make(map[string]string, len(given))
+	for key, value := range given {
+		if !themeEntryName.MatchString(key) {
+			return nil, invalid("/themeEntries", "wrong_format",
+				fmt.Sprintf("The name of an entry has 1 to %d letters, digits, dots, hyphens and underscores.", maxThemeEntry))
+		}
+		clean, err := partner.SanitizeText(value, maxThemeEntry)
+		if err != nil {
+			return nil, tooLong("/themeEntries/"+key, maxThemeEntry, err)
+		}
+		entries[key] = clean
+	}
+	return entries, nil
+}
+
+var themeEntryName = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9._-]{1,%d}$`, maxThemeEntry))
 
 // Sync implements GET /api/sync: all of it as of one moment, which is seq.
 func (s *Server) Sync(ctx context.Context, _ api.SyncRequestObject) (api.SyncResponseObject, error) {
@@ -52,13 +165,18 @@ func (s *Server) Sync(ctx context.Context, _ api.SyncRequestObject) (api.SyncRes
 		if answer.Partners, err = listPartnerships(ctx, tx, user); err != nil {
 			return err
 		}
-		first, err := pageOf(nil, nil)
+		breakups, err := listBreakups(ctx, tx, user)
 		if err != nil {
 			return err
 		}
-		first.limit = maxSyncRequests
+		answer.Breakup = first(breakups)
+		newest, err := pageOf(nil, nil)
+		if err != nil {
+			return err
+		}
+		newest.limit = maxSyncRequests
 		pending := requestFilter{viewer: user, status: partner.RequestPending, now: s.clock()}
-		answer.Requests, err = listRequests(ctx, tx, pending, first)
+		answer.Requests, err = listRequests(ctx, tx, pending, newest)
 		answer.Requests = answer.Requests[:min(len(answer.Requests), maxSyncRequests)]
 		return err
 	})

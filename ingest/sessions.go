@@ -96,19 +96,7 @@ func (s *Server) ListSessions(ctx context.Context, _ api.ListSessionsRequestObje
 	if err != nil {
 		return nil, err
 	}
-	answer := api.ListSessions200JSONResponse{Sessions: make([]api.Session, len(list))}
-	for i, session := range list {
-		answer.Sessions[i] = api.Session{
-			Id: session.ID, CreatedAt: session.CreatedAt.UTC(), LastUsedAt: session.LastUsedAt.UTC(), Current: session.Current,
-		}
-		if d := session.Device; d != nil {
-			answer.Sessions[i].Device = &api.SessionDevice{
-				Name: optional(d.Name), Platform: optional(d.Platform), Model: optional(d.Model),
-				OsVersion: optional(d.OSVersion), AppVersion: optional(d.AppVersion),
-			}
-		}
-	}
-	return answer, nil
+	return api.ListSessions200JSONResponse{Sessions: sessionsOf(list)}, nil
 }
 
 // EndSession implements DELETE /api/auth/sessions/{id}.
@@ -157,11 +145,7 @@ func (s *Server) ListDevices(ctx context.Context, _ api.ListDevicesRequestObject
 	if err != nil {
 		return nil, err
 	}
-	answer := api.ListDevices200JSONResponse{Devices: make([]api.Device, len(list))}
-	for i, device := range list {
-		answer.Devices[i] = pushDeviceOf(device)
-	}
-	return answer, nil
+	return api.ListDevices200JSONResponse{Devices: pushDevicesOf(list)}, nil
 }
 
 // DeleteDevice implements DELETE /api/devices/{id}.
@@ -192,6 +176,30 @@ func loginOf(r accounts.AuthResult) api.Login {
 		User:        api.Account{Id: r.User.ID, DisplayName: r.User.DisplayName, PartnerCode: optional(r.User.PartnerCode)},
 		AccessToken: r.AccessToken, ExpiresAt: r.ExpiresAt.UTC(), RefreshToken: r.RefreshToken,
 	}
+}
+
+func sessionsOf(list []accounts.Session) []api.Session {
+	out := make([]api.Session, len(list))
+	for i, session := range list {
+		out[i] = api.Session{
+			Id: session.ID, CreatedAt: session.CreatedAt.UTC(), LastUsedAt: session.LastUsedAt.UTC(), Current: session.Current,
+		}
+		if d := session.Device; d != nil {
+			out[i].Device = &api.SessionDevice{
+				Name: optional(d.Name), Platform: optional(d.Platform), Model: optional(d.Model),
+				OsVersion: optional(d.OSVersion), AppVersion: optional(d.AppVersion),
+			}
+		}
+	}
+	return out
+}
+
+func pushDevicesOf(list []accounts.PushDevice) []api.Device {
+	out := make([]api.Device, len(list))
+	for i, device := range list {
+		out[i] = pushDeviceOf(device)
+	}
+	return out
 }
 
 func pushDeviceOf(d accounts.PushDevice) api.Device {

@@ -73,6 +73,20 @@ func (s *store) requestPair(ctx context.Context, id uuid.UUID) (partner.Pair, bo
 	return pairs[0], true, nil
 }
 
+const selectBreakupPair = `SELECT low, high FROM breakups WHERE id = $1`
+
+// breakupPair returns the two whom a breakup concerns, and whether there is one.
+func (s *store) breakupPair(ctx context.Context, id uuid.UUID) (partner.Pair, bool, error) {
+	pairs, err := query(ctx, s.db, scanPair, selectBreakupPair, id)
+	if err != nil {
+		return partner.Pair{}, false, fmt.Errorf("load parties of breakup %s: %w", id, err)
+	}
+	if len(pairs) == 0 {
+		return partner.Pair{}, false, nil
+	}
+	return pairs[0], true, nil
+}
+
 const selectPartnershipPair = `SELECT low, high FROM partnerships WHERE id = $1 AND (low = $2 OR high = $2)`
 
 // partnershipPair returns the two of a partnership, in whatever state, of which member is
@@ -114,9 +128,11 @@ type page struct {
 	limit int
 }
 
+var endOfTime = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // pageOf reads the parameters of a list. The first page starts after the end of time.
 func pageOf(cursor *string, limit *int) (page, error) {
-	p := page{at: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), limit: defaultPage}
+	p := page{at: endOfTime, limit: defaultPage}
 	if limit != nil {
 		p.limit = *limit
 	}

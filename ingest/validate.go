@@ -197,7 +197,9 @@ func (f *fields) addSchema(parameter string, err error) {
 		f.add(pointer, "not_allowed", "The value is not one of the allowed ones.")
 	case "minLength", "minItems":
 		f.add(pointer, "too_short", upperFirst(schemaErr.Reason)+".")
-	case "maxLength", "maxItems":
+	case "minProperties":
+		f.add(pointer, "required", "At least one field is needed.")
+	case "maxLength", "maxItems", "maxProperties":
 		f.add(pointer, "too_long", upperFirst(schemaErr.Reason)+".")
 	case "minimum", "maximum":
 		f.add(pointer, "out_of_range", upperFirst(schemaErr.Reason)+".")

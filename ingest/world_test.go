@@ -295,6 +295,7 @@ type queue struct {
 	subs       map[int]func(contract.Event)
 	nextSub    int
 	written    int
+	newest     contract.Record
 	wake       chan struct{}
 }
 
@@ -345,6 +346,7 @@ func (q *queue) Produce(ctx context.Context, rec contract.Record) error {
 	}
 	q.set(func(q *queue) {
 		q.log[rec.Partition] = append(q.log[rec.Partition], rec)
+		q.newest = rec
 		q.written++
 	})
 	return nil

@@ -14,7 +14,7 @@ type Outcome string
 const (
 	Delivered    Outcome = "delivered"    // the provider took it
 	Suppressed   Outcome = "suppressed"   // a visible socket had acknowledged the event first
-	Withdrawn    Outcome = "withdrawn"    // the address now belongs to someone else
+	Withdrawn    Outcome = "withdrawn"    // the address now belongs to someone else, or an ending took the event back
 	Unregistered Outcome = "unregistered" // the address is gone
 	Rejected     Outcome = "rejected"     // the provider will never take this message
 	Expired      Outcome = "expired"      // its time to live passed first

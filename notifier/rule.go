@@ -69,6 +69,19 @@ func rules() map[partner.EventType]rule {
 		partner.EventSlotVacated:         {},
 		partner.EventCommandRejected:     {},
 		partner.EventCommandApplied:      {},
+		partner.EventBreakupRequested: {
+			pushed: true, category: categoryPartnership, ttl: 7 * day, high: true,
+			collapseBy: thePartnership, unread: true, text: textBreakupRequested,
+		},
+		partner.EventBreakupDeclined: {
+			pushed: true, category: categoryPartnership, ttl: 3 * day,
+			collapseBy: thePartnership, unread: true, text: textBreakupDeclined,
+		},
+		partner.EventBreakupWithdrawn: {unread: true},
+		partner.EventNicknameChanged:  {},
+		partner.EventProfileUpdated:   {},
+		partner.EventBlockChanged:     {}, // to the blocker alone, and their own doing
+		partner.EventAccountDeleted:   {},
 	}
 }
 

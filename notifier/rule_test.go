@@ -63,6 +63,11 @@ func TestPushesOf(t *testing.T) {
 			name: "ended quietly", kind: "partnership.ended",
 			data: partner.EventData{ByUserID: &other, PartnershipID: &partnership, Silent: true}, fate: fateSilent,
 		},
+		{
+			name: "asked to part", kind: "breakup.requested",
+			data: partner.EventData{ByUserID: &other, PartnershipID: &partnership}, fate: fatePushed, users: []uuid.UUID{me},
+			link: "bondmate://partnerships/" + partnership.String(), collapse: "partnership-" + partnership.String(),
+		},
 		{name: "my own request", kind: "request.sent", data: partner.EventData{ToUserID: &other, RequestID: &request}, fate: fateNotPushed},
 		{name: "too old", kind: "request.declined", data: partner.EventData{ByUserID: &other, RequestID: &request}, age: 3 * day, fate: fateExpired},
 		{name: "of a newer program", kind: "anniversary.reached", fate: fateUnknown},

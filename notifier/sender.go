@@ -22,6 +22,8 @@ const (
 	breakerWindow   = 10 * time.Second
 	breakerBucket   = time.Second
 	breakerMinCalls = 5
+	// So long after its claim a delivery is sent without another look at the cuts.
+	claimStaysFresh = 200 * time.Millisecond
 	storeRetryBase  = 100 * time.Millisecond
 	storeRetryCap   = 2 * time.Second
 )
@@ -227,6 +229,17 @@ func (s *sender) deliver(ctx, calls context.Context, job claimed) settlement {
 	if ctx.Err() != nil || now.Add(s.cfg.CallTimeout).After(job.LeaseEnds) {
 		return s.resolve(job, now, &SendError{Verdict: Cancelled, Cause: errors.New("no time left for the call")})
 	}
+	// A claim that had to wait for its turn may have been overtaken by an ending (G9).
+	if now.Sub(job.LeaseEnds.Add(-s.cfg.Lease)) > claimStaysFresh {
+		withdrawn, err := s.withdrawn(calls, job)
+		if err != nil {
+			return s.resolve(job, now, &SendError{Verdict: Cancelled, Cause: err})
+		}
+		if withdrawn {
+			s.metrics.settled(Withdrawn, job.Kind)
+			return settlement{id: job.ID, claim: job.Attempts, attempts: job.Attempts - 1, dueAt: job.DueAt, outcome: Withdrawn}
+		}
+	}
 	_, err := s.breaker.Execute(func() (struct{}, error) {
 		callctx, cancel := context.WithTimeout(calls, s.cfg.CallTimeout)
 		defer cancel()
@@ -243,6 +256,13 @@ func (s *sender) deliver(ctx, calls context.Context, job claimed) settlement {
 		err = &SendError{Verdict: Held, RetryAfter: s.cfg.BreakerTimeout, Cause: err}
 	}
 	return s.resolve(job, s.clock(), err)
+}
+
+// withdrawn looks again whether a cut took the event back.
+func (s *sender) withdrawn(ctx context.Context, job claimed) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	return s.store.withdrawn(ctx, job.ID)
 }
 
 // resolve says what a call's result means for its delivery.

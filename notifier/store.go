@@ -214,8 +214,9 @@ ORDER BY due_at
 LIMIT $2
 FOR UPDATE SKIP LOCKED`
 
-// A statement of its own, after the locks: it sees every acknowledgement and every change
-// of devices that was committed before them. attempts rises with each claim, so a result
+// A statement of its own, after the locks: it sees every acknowledgement, every change of
+// devices and every cut that was committed before them. An ending that cuts settles what
+// is due under the same locks, so no push of what it took back is claimed after it (G9). attempts rises with each claim, so a result
 // that comes after its lease finds another number and changes nothing.
 const judgeDue = `
 UPDATE push_deliveries p
@@ -230,6 +231,7 @@ FROM (
 			WHEN q.expires_at <= $2 THEN 'expired'
 			WHEN d.id IS NULL OR u.id IS NULL OR s.id IS NULL THEN 'unregistered'
 			WHEN d.user_id <> q.user_id THEN 'withdrawn'
+			WHEN EXISTS (SELECT FROM inbox_entries i WHERE i.user_id = q.user_id AND i.seq = q.seq AND i.withdrawn) THEN 'withdrawn'
 			WHEN EXISTS (SELECT FROM acks a WHERE a.user_id = q.user_id AND a.visible_seq >= q.seq) THEN 'suppressed'
 		END AS outcome
 	FROM unnest($1::uuid[]) AS k (id)
@@ -294,6 +296,18 @@ func (s store) claim(ctx context.Context, now time.Time, terms claimTerms) ([]cl
 		return nil, nil, fmt.Errorf("claim due pushes: %w", err)
 	}
 	return jobs, closed, nil
+}
+
+const selectWithdrawn = `
+SELECT EXISTS (SELECT FROM push_deliveries q JOIN inbox_entries i ON i.user_id = q.user_id AND i.seq = q.seq
+	WHERE q.id = $1 AND i.withdrawn)`
+
+// withdrawn reports whether a cut took back what a delivery is about.
+func (s store) withdrawn(ctx context.Context, id uuid.UUID) (withdrawn bool, err error) {
+	if err = s.pool.QueryRow(ctx, selectWithdrawn, id).Scan(&withdrawn); err != nil {
+		return false, fmt.Errorf("look for a cut of push %s: %w", id, err)
+	}
+	return withdrawn, nil
 }
 
 // settlement is what became of one claim.

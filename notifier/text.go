@@ -11,6 +11,8 @@ const (
 	textRequestAccepted  textKey = "push.request_accepted"
 	textRequestDeclined  textKey = "push.request_declined"
 	textPartnershipEnded textKey = "push.partnership_ended"
+	textBreakupRequested textKey = "push.breakup_requested"
+	textBreakupDeclined  textKey = "push.breakup_declined"
 )
 
 // previewFull is the value of users.push_preview that allows a push to say what it is
@@ -30,6 +32,10 @@ func text(key textKey) string {
 		return "Your partner request was declined"
 	case textPartnershipEnded:
 		return "A partnership has ended"
+	case textBreakupRequested:
+		return "Your partner would like to part"
+	case textBreakupDeclined:
+		return "Your partner would like to stay"
 	case textDiscreet:
 	}
 	return "You have an update"

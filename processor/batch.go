@@ -35,13 +35,15 @@ type partition struct {
 
 	published atomic.Int64 // by the relay: all rows up to it are on their topics
 	applied   atomic.Int64 // next, for the watchdog and the lag
+	horizon   atomic.Int64 // by observe, in microseconds: what was in the log by this wall time is applied
 	lost      atomic.Bool  // fenced, for others than the worker
 	stopPump  context.CancelFunc
 }
 
-// item is one record on its way through a batch.
+// item is one record, or one due timer, on its way through a batch.
 type item struct {
 	part        *partition
+	timer       *timer // nil for a record
 	rec         contract.Record
 	cmd         partner.Command
 	env         contract.Envelope
@@ -83,6 +85,15 @@ type step struct {
 	relayed  int64
 }
 
+// step is where the item leaves its partition. A timer has no record: it moves the
+// version alone.
+func (it *item) step() step {
+	if it.timer != nil {
+		return step{part: it.part, next: it.part.next, lastID: it.part.lastID, eventSeq: it.part.eventSeq}
+	}
+	return step{part: it.part, next: it.rec.Offset + 1, lastID: recordID(it.rec), eventSeq: it.part.eventSeq}
+}
+
 // batch is the records of one transaction and the keys of what they concern.
 type batch struct {
 	items  []*item
@@ -94,9 +105,12 @@ type batch struct {
 	pairs      []partner.Pair
 	lows       []uuid.UUID // of pairs
 	highs      []uuid.UUID
+	sideKeys   []sideKey // of pairs of two, both ways
 	requestIDs []uuid.UUID
+	breakupIDs []uuid.UUID
 	commandIDs []uuid.UUID
 	missing    []uuid.UUID // streams that an attempt before did not find
+	leavers    []uuid.UUID // whose accounts are deleted or erased
 	fillers    []uuid.UUID // users whose last slot a command of the batch could fill
 
 	// Of the transaction in hand.
@@ -113,7 +127,7 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 	b := &batch{items: items, limits: limits, missing: more.streams}
 	users, fillers := map[uuid.UUID]struct{}{}, map[uuid.UUID]struct{}{}
 	pairs := map[partner.Pair]struct{}{}
-	commands, requests := map[uuid.UUID]struct{}{}, map[uuid.UUID]struct{}{}
+	commands, requests, breakups := map[uuid.UUID]struct{}{}, map[uuid.UUID]struct{}{}, map[uuid.UUID]struct{}{}
 	for _, u := range more.streams {
 		users[u] = struct{}{}
 	}
@@ -122,9 +136,7 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 	}
 	steps := map[int]step{}
 	for _, it := range items {
-		steps[it.part.id] = step{
-			part: it.part, next: it.rec.Offset + 1, lastID: recordID(it.rec), eventSeq: it.part.eventSeq,
-		}
+		steps[it.part.id] = it.step()
 		switch {
 		case errors.Is(it.err, contract.ErrUnknown):
 			pairs[it.env.Pair] = struct{}{}
@@ -134,6 +146,10 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 		}
 		cmd := it.cmd
 		pairs[cmd.Pair] = struct{}{}
+		if it.timer != nil {
+			users[cmd.Pair.Low], users[cmd.Pair.High] = struct{}{}, struct{}{}
+			continue
+		}
 		commands[cmd.ID] = struct{}{}
 		for _, u := range []uuid.UUID{cmd.Issuer, cmd.Pair.Low, cmd.Pair.High} {
 			users[u] = struct{}{}
@@ -141,18 +157,29 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 		if cmd.RequestID != uuid.Nil {
 			requests[cmd.RequestID] = struct{}{}
 		}
+		if cmd.BreakupID != uuid.Nil {
+			breakups[cmd.BreakupID] = struct{}{}
+		}
 		switch cmd.Type {
 		case partner.Send, partner.Accept, partner.Sweep, partner.Supersede:
 			fillers[cmd.Pair.Low], fillers[cmd.Pair.High] = struct{}{}, struct{}{}
-		case partner.Decline, partner.Cancel, partner.Remove:
+		case partner.Decline, partner.Cancel, partner.Remove,
+			partner.AskBreakup, partner.AcceptBreakup, partner.DeclineBreakup, partner.WithdrawBreakup,
+			partner.Block, partner.Unblock, partner.Forfeit, partner.SetNickname, partner.ClearNickname,
+			partner.UpdateProfile, partner.ChangeCode, partner.ClosePair:
+		case partner.DeleteAccount, partner.EraseAccount:
+			b.leavers = append(b.leavers, cmd.Issuer)
 		}
 	}
 	b.steps = slices.SortedFunc(maps.Values(steps), func(x, y step) int { return cmp.Compare(x.part.id, y.part.id) })
 	b.users, b.fillers = sortedIDs(users), sortedIDs(fillers)
-	b.commandIDs, b.requestIDs = sortedIDs(commands), sortedIDs(requests)
+	b.commandIDs, b.requestIDs, b.breakupIDs = sortedIDs(commands), sortedIDs(requests), sortedIDs(breakups)
 	for p := range pairs {
 		b.pairs = append(b.pairs, p)
 		b.lows, b.highs = append(b.lows, p.Low), append(b.highs, p.High)
+		if !p.Solo() {
+			b.sideKeys = append(b.sideKeys, sideKey{p.Low, p.High}, sideKey{p.High, p.Low})
+		}
 	}
 	return b
 }

@@ -14,11 +14,17 @@
 // locked. Events are rows first and records later: the relay publishes them in sequence
 // and starts again from relayed_seq.
 //
+// Timers are rows that a decision sets and the partition's worker applies, in a transaction
+// like that of commands but without a record: next_offset stays and the version rises.
+// One fires only after everything that was accepted before its time has been applied
+// (observe), so a late queue changes no outcome.
+//
 // Ownership. Run joins the consumer group and serves one generation at a time. A
 // generation owns one pump goroutine a partition (Kafka to channel), a few workers and
-// one relay for each worker. A worker owns its connection, its channel and the state of
-// its partitions; nobody else touches them, save two atomics: what the relay has
-// published and how far the worker came. When the generation ends, pumps stop first,
+// one relay for each worker, a watch and an observer for all. A worker owns its
+// connection, its channel and the state of its partitions; nobody else touches them, save
+// three atomics: what the relay has published, how far the worker came, and up to when
+// timers may fire. When the generation ends, pumps stop first,
 // then each worker after the transaction in hand, then its relay, which publishes what
 // was committed, all within the drain deadline; last, relayed_seq is written.
 package processor

@@ -62,6 +62,7 @@ func (p *Processor) generation(ctx context.Context, gen bus.Generation) error {
 		run(func() error { return w.run(fetching, working) })
 	}
 	run(func() error { return p.watch(fetching, gen, parts) })
+	run(func() error { return p.observe(fetching, parts) })
 	err = group.Wait()
 	p.commitOffsets(gen, parts)
 	p.metrics.forget(parts)

@@ -53,7 +53,11 @@ const loadUsersSQL = `
 SELECT u.id, u.status,
        ARRAY(SELECT s.slot FROM user_slots s WHERE s.user_id = u.id ORDER BY s.slot),
        ARRAY(SELECT m.slot FROM partnership_members m WHERE m.user_id = u.id AND m.active ORDER BY m.slot),
-       ARRAY(SELECT m.partnership_id FROM partnership_members m WHERE m.user_id = u.id AND m.active ORDER BY m.slot)
+       ARRAY(SELECT m.partnership_id FROM partnership_members m WHERE m.user_id = u.id AND m.active ORDER BY m.slot),
+       ARRAY(SELECT o.partner FROM partnership_members m
+             CROSS JOIN LATERAL (SELECT CASE WHEN x.low = u.id THEN x.high ELSE x.low END AS partner
+                                 FROM partnerships x WHERE x.id = m.partnership_id LIMIT 1) AS o
+             WHERE m.user_id = u.id AND m.active ORDER BY m.slot)
 FROM unnest($1::uuid[]) AS k (id)
 CROSS JOIN LATERAL (SELECT x.id, x.status FROM users x WHERE x.id = k.id LIMIT 1) AS u`
 
@@ -130,8 +134,16 @@ func (b *batch) load(ctx context.Context, conn *pgx.Conn) (*world, []fence, erro
 	}
 	q.Queue("lock_streams", b.users).Query(w.scanStreams)
 	q.Queue("load_users", b.users).Query(w.scanUsers)
+	if len(b.leavers) > 0 {
+		q.Queue("load_counterparts", b.leavers, int64(partner.PendingLimit)).Query(w.scanCounterparts)
+	}
 	q.Queue("load_requests", b.lows, b.highs, b.requestIDs).Query(w.scanRequests)
 	q.Queue("load_partnerships", b.lows, b.highs).Query(w.scanPartnerships)
+	if len(b.sideKeys) > 0 {
+		owners, others := keyColumns(b.sideKeys)
+		q.Queue("load_sides", owners, others).Query(w.scanSides)
+		q.Queue("load_breakups", b.lows, b.highs, b.breakupIDs).Query(w.scanBreakups)
+	}
 	q.Queue("load_commands", b.commandIDs).Query(w.scanCommands)
 	q.Queue("load_parked", b.lows, b.highs).Query(w.scanParked)
 	if len(b.fillers) > 0 {
@@ -169,16 +181,17 @@ func (w *world) scanUsers(rows pgx.Rows) error {
 		status         int16
 		slots, used    []int16
 		partnershipIDs []uuid.UUID
+		partners       []uuid.UUID
 	)
 	for rows.Next() {
 		// Fresh slices for each row: the aggregates keep them.
-		slots, used, partnershipIDs = nil, nil, nil
-		if err := rows.Scan(raw(&id), &status, &slots, &used, &partnershipIDs); err != nil {
+		slots, used, partnershipIDs, partners = nil, nil, nil, nil
+		if err := rows.Scan(raw(&id), &status, &slots, &used, &partnershipIDs, &partners); err != nil {
 			return err
 		}
 		u := partner.User{ID: id, Status: partner.UserStatus(status), Slots: slots}
 		for i, slot := range used {
-			u.Occupied = append(u.Occupied, partner.Occupied{Slot: slot, PartnershipID: partnershipIDs[i]})
+			u.Occupied = append(u.Occupied, partner.Occupied{Slot: slot, PartnershipID: partnershipIDs[i], Partner: partners[i]})
 		}
 		w.users[id] = u
 	}

@@ -21,6 +21,8 @@ type metrics struct {
 	backlog   *prometheus.GaugeVec // partition
 	parked    *prometheus.CounterVec
 	dead      prometheus.Counter
+	timers    *prometheus.CounterVec // outcome: applied, nothing_due
+	looks     prometheus.Counter
 	published *prometheus.CounterVec // topic
 	stale     prometheus.Counter
 }
@@ -60,6 +62,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		backlog:   gauges("relay_backlog_events", "Committed rows that are not yet on their topic."),
 		parked:    counts("parked_total", "Commands parked, by reason.", "reason"),
 		dead:      count("dead_letters_total", "Records that could not be decoded."),
+		timers:    counts("timers_total", "Due timers by outcome: applied, or nothing_due when a command had come first.", "outcome"),
+		looks:     count("timer_looks_total", "Looks for due timers, by all workers."),
 		published: counts("published_total", "Records written, by topic.", "topic"),
 		stale:     count("stale_checks_total", "Questions to the broker about when a record was appended."),
 	}
@@ -68,7 +72,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	for _, c := range []prometheus.Collector{
 		m.batch, m.tx, m.apply, m.publish, m.commands, m.events, m.fenced, m.retries, m.restarts,
-		m.lag, m.oldest, m.backlog, m.parked, m.dead, m.published, m.stale,
+		m.lag, m.oldest, m.backlog, m.parked, m.dead, m.timers, m.looks, m.published, m.stale,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -97,6 +101,8 @@ func (p *Processor) count(b *batch, done *changes) {
 		switch t.kind {
 		case tallyDead:
 			m.dead.Inc()
+		case tallyTimer:
+			m.timers.WithLabelValues(t.outcome).Inc()
 		case tallyParked:
 			m.parked.WithLabelValues(t.outcome).Inc()
 		default:

@@ -1,14 +1,18 @@
 package processor
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
@@ -18,24 +22,43 @@ import (
 
 // model is the core alone: one command after the other, all state in maps.
 type model struct {
-	users    map[uuid.UUID]partner.User
-	pairs    map[partner.Pair]*partner.Partnership
-	requests map[uuid.UUID]partner.Request
-	all      map[uuid.UUID]partner.Partnership
-	outcomes map[uuid.UUID]string
-	inbox    map[uuid.UUID]int64
-	order    []uuid.UUID // requests in the order of their making
+	users     map[uuid.UUID]partner.User
+	pairs     map[partner.Pair]partner.PairState
+	requests  map[uuid.UUID]partner.Request
+	breakups  map[uuid.UUID]partner.Breakup
+	all       map[uuid.UUID]partner.Partnership
+	outcomes  map[uuid.UUID]string
+	inbox     map[uuid.UUID]int64
+	nicknames map[string]string
+	timers    map[string]string
+	cuts      map[string]int
+	names     map[uuid.UUID]string
+	order     []uuid.UUID // requests in the order of their making
 }
 
-func (m *model) apply(cmd partner.Command) {
-	if _, seen := m.outcomes[cmd.ID]; seen {
-		return
+func newModel() *model {
+	return &model{
+		users: map[uuid.UUID]partner.User{}, pairs: map[partner.Pair]partner.PairState{}, requests: map[uuid.UUID]partner.Request{},
+		breakups: map[uuid.UUID]partner.Breakup{}, all: map[uuid.UUID]partner.Partnership{}, outcomes: map[uuid.UUID]string{},
+		inbox: map[uuid.UUID]int64{}, nicknames: map[string]string{}, timers: map[string]string{}, cuts: map[string]int{},
+		names: map[uuid.UUID]string{},
 	}
-	st := partner.State{Pair: partner.PairState{Pair: cmd.Pair, Partnership: m.pairs[cmd.Pair]}, Users: map[uuid.UUID]partner.User{}}
+}
+
+func (m *model) load(cmd partner.Command) partner.State {
+	pair := m.pairs[cmd.Pair]
+	st := partner.State{Users: map[uuid.UUID]partner.User{}, Pair: partner.PairState{
+		Pair: cmd.Pair, Partnership: pair.Partnership, Low: pair.Low, High: pair.High,
+	}}
 	for _, id := range m.order {
 		r := m.requests[id]
 		if partner.PairOf(r.Sender, r.Target) == cmd.Pair && (r.Status == partner.RequestPending || r.ID == cmd.RequestID) {
 			st.Pair.Requests = append(st.Pair.Requests, r)
+		}
+	}
+	for _, b := range m.breakups {
+		if b.Pair == cmd.Pair && (b.Status == partner.BreakupPending || b.ID == cmd.BreakupID) {
+			st.Pair.Breakups = append(st.Pair.Breakups, b)
 		}
 	}
 	for _, id := range []uuid.UUID{cmd.Pair.Low, cmd.Pair.High} {
@@ -48,7 +71,14 @@ func (m *model) apply(cmd partner.Command) {
 		}
 		st.Users[id] = u
 	}
-	d := partner.Decide(partner.DefaultLimits(), st, cmd)
+	return st
+}
+
+func (m *model) apply(cmd partner.Command) {
+	if _, seen := m.outcomes[cmd.ID]; seen {
+		return
+	}
+	d := partner.Decide(partner.DefaultLimits(), m.load(cmd), cmd)
 	m.outcomes[cmd.ID] = string(d.Outcome.Code)
 	for _, r := range d.Requests {
 		if _, known := m.requests[r.ID]; !known {
@@ -56,10 +86,34 @@ func (m *model) apply(cmd partner.Command) {
 		}
 		m.requests[r.ID] = r
 	}
+	for _, b := range d.Breakups {
+		m.breakups[b.ID] = b
+	}
 	for _, p := range d.Partners {
 		m.all[p.ID] = p
 	}
-	m.pairs[cmd.Pair] = d.Next.Pair.Partnership
+	for _, n := range d.Nicknames {
+		m.nicknames[n.Owner.String()+n.Target.String()] = n.Text
+	}
+	maps.DeleteFunc(m.nicknames, func(_, text string) bool { return text == "" })
+	for _, p := range d.Profiles {
+		if p.Patch.DisplayName != nil {
+			m.names[p.UserID] = *p.Patch.DisplayName
+		}
+	}
+	for _, t := range d.Timers {
+		key := fmt.Sprint(t.Pair, t.Kind)
+		m.timers[key] = t.Due.Format(time.RFC3339Nano) + t.Ref.String()
+		if t.Due.IsZero() {
+			delete(m.timers, key)
+		}
+	}
+	for _, c := range d.Cuts {
+		if head := m.inbox[c.Recipient]; head > 0 {
+			m.cuts[fmt.Sprint(c.Recipient, c.Origin, head)] = 1
+		}
+	}
+	m.pairs[cmd.Pair] = d.Next.Pair
 	for id, u := range d.Next.Users {
 		m.users[id] = u
 	}
@@ -91,10 +145,7 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 	broker := newMemory(1)
 	r := newRig(t, broker, contract.NewTopics("model"))
 	people := make([]uuid.UUID, 8)
-	m := &model{
-		users: map[uuid.UUID]partner.User{}, pairs: map[partner.Pair]*partner.Partnership{}, requests: map[uuid.UUID]partner.Request{},
-		all: map[uuid.UUID]partner.Partnership{}, outcomes: map[uuid.UUID]string{}, inbox: map[uuid.UUID]int64{},
-	}
+	m := newModel()
 	for i := range people {
 		slots := 1 + rnd.IntN(2)
 		people[i] = r.user(slots)
@@ -103,35 +154,101 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 			u.Slots = append(u.Slots, int16(s+1))
 		}
 		m.users[people[i]] = u
+		m.names[people[i]] = "U"
 	}
 	// Time runs fast, so that requests expire and partnerships are archived on the way.
 	at := time.Now().Add(-2000 * 24 * time.Hour).UTC().Truncate(time.Microsecond)
-	var sends []partner.Command
+	shadow := newModel() // as far as it can be told while the history is made: without follow-ups
+	shadow.users = maps.Clone(m.users)
+	var sends, asks []partner.Command
+	kinds := []partner.CommandType{
+		partner.Send, partner.Send, partner.Send, partner.Send, partner.Accept, partner.Accept, partner.Accept, partner.Accept,
+		partner.Decline, partner.Cancel, partner.Remove, partner.AskBreakup, partner.AskBreakup, partner.AcceptBreakup,
+		partner.DeclineBreakup, partner.WithdrawBreakup, partner.Unblock, partner.SetNickname, partner.ClearNickname,
+		partner.UpdateProfile, partner.ChangeCode, partner.Forfeit, partner.Block,
+	}
 	next := func() partner.Command {
-		at = at.Add(time.Duration(rnd.Int64N(int64(48 * time.Hour)))).Truncate(time.Microsecond)
+		step := 4 * time.Hour
+		if rnd.IntN(15) == 0 {
+			step = 40 * 24 * time.Hour
+		}
+		at = at.Add(time.Duration(rnd.Int64N(int64(step)))).Truncate(time.Microsecond)
 		a := people[rnd.IntN(len(people))]
 		b := people[rnd.IntN(len(people))]
-		kind := []partner.CommandType{
-			partner.Send, partner.Send, partner.Send, partner.Accept, partner.Accept, partner.Accept, partner.Decline,
-			partner.Cancel, partner.Remove,
-		}[rnd.IntN(9)]
+		kind := kinds[rnd.IntN(len(kinds))]
+		if kind == partner.Block && rnd.IntN(4) != 0 {
+			kind = partner.Unblock
+		}
 		cmd := command(kind, a, b)
-		if (kind == partner.Accept || kind == partner.Decline || kind == partner.Cancel) && len(sends) > 0 {
-			s := sends[max(0, len(sends)-1-rnd.IntN(6))]
+		answer := func(to []partner.Command, byIssuer bool) (partner.Command, partner.Command) {
+			if len(to) == 0 {
+				return cmd, command(kind, a, b)
+			}
+			s := to[max(0, len(to)-1-rnd.IntN(6))]
 			by := s.Pair.Other(s.Issuer)
-			if (kind == partner.Cancel) != (rnd.IntN(10) == 0) {
+			if byIssuer != (rnd.IntN(10) == 0) {
 				by = s.Issuer
 			}
-			cmd = command(kind, by, s.Pair.Other(by))
-			cmd.RequestID = partner.RequestIDOf(s.ID)
-		} else if kind != partner.Send && kind != partner.Remove {
-			cmd.RequestID = uuid.New()
+			return command(kind, by, s.Pair.Other(by)), s
 		}
-		cmd.AcceptedAt, cmd.Fresh, cmd.Quiet = at, rnd.IntN(8) == 0, rnd.IntN(4) == 0
-		cmd.Message, cmd.Reason = "hello", "why"
-		if kind == partner.Send {
+		// Half of the commands aim at what is there by now, as people do.
+		var target partner.Pair
+		aimed := rnd.IntN(2) == 0
+		for _, p := range slices.SortedFunc(maps.Keys(shadow.all), func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }) {
+			if now := shadow.all[p]; now.Status == partner.PartnershipActive && (target == partner.Pair{} || rnd.IntN(3) == 0) {
+				target = now.Pair
+			}
+		}
+		switch kind {
+		case partner.Accept, partner.Decline, partner.Cancel:
+			var to partner.Command
+			cmd, to = answer(sends, kind == partner.Cancel)
+			cmd.RequestID = partner.RequestIDOf(to.ID)
+		case partner.AcceptBreakup, partner.DeclineBreakup, partner.WithdrawBreakup:
+			var to partner.Command
+			cmd, to = answer(asks, kind == partner.WithdrawBreakup)
+			cmd.BreakupID = partner.BreakupIDOf(to.ID)
+		case partner.Remove, partner.AskBreakup, partner.SetNickname, partner.ClearNickname, partner.Block, partner.Unblock:
+			cmd, _ = answer(sends, false)
+			if aimed && target != (partner.Pair{}) {
+				by := []uuid.UUID{target.Low, target.High}[rnd.IntN(2)]
+				cmd = command(kind, by, target.Other(by))
+			}
+		case partner.Forfeit:
+			var to partner.Command
+			cmd, to = answer(sends, false)
+			cmd.PartnershipID = partner.PartnershipIDOf(to.ID)
+			for _, p := range shadow.all {
+				if p.Pair == cmd.Pair && p.Status == partner.PartnershipEnded {
+					cmd.PartnershipID = p.ID
+				}
+			}
+		case partner.UpdateProfile, partner.ChangeCode:
+			cmd.Pair = partner.PairOf(a, a)
+			name, code := fmt.Sprint("name ", rnd.IntN(100)), cmd.ID.String()[:18]
+			cmd.Profile = &partner.ProfilePatch{DisplayName: &name}
+			if kind == partner.ChangeCode {
+				cmd.Profile = &partner.ProfilePatch{PartnerCode: &code}
+			}
+		default:
+		}
+		cmd.AcceptedAt = at
+		switch kind {
+		case partner.Send:
+			cmd.Message, cmd.Fresh = "hello", rnd.IntN(8) == 0
 			sends = append(sends, cmd)
+		case partner.Accept:
+			cmd.Fresh = rnd.IntN(8) == 0
+		case partner.Remove:
+			cmd.Reason, cmd.Quiet = "why", rnd.IntN(4) == 0
+		case partner.AskBreakup:
+			cmd.Reason = "because"
+			asks = append(asks, cmd)
+		case partner.SetNickname:
+			cmd.Nickname = fmt.Sprint("nick ", rnd.IntN(10))
+		default:
 		}
+		shadow.apply(cmd)
 		return cmd
 	}
 	crash := rnd.IntN(30)
@@ -169,6 +286,15 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 		m.apply(cmd)
 	}
 	r.gapless()
+	for name, n := range map[string]int{
+		"requests": len(m.requests), "partnerships": len(m.all), "breakups": len(m.breakups), "cuts": len(m.cuts),
+	} {
+		if n == 0 {
+			t.Errorf("the history has no %s", name)
+		}
+	}
+	t.Logf("%d commands, %d requests, %d partnerships, %d breakups, %d nicknames, %d timers, %d cuts",
+		len(m.outcomes), len(m.requests), len(m.all), len(m.breakups), len(m.nicknames), len(m.timers), len(m.cuts))
 	if diff := cmp.Diff(m.outcomes, outcomes(r)); diff != "" {
 		t.Errorf("outcomes (-core +tables):\n%s", diff)
 	}
@@ -182,6 +308,35 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 		err = row.Scan(&id, &n)
 		return id, n, err
 	})
+	sides := map[string]partner.Side{}
+	for p, st := range m.pairs {
+		for owner, side := range map[uuid.UUID]partner.Side{p.Low: st.Low, p.High: st.High} {
+			side.Named = false
+			if !side.Empty() {
+				sides[owner.String()+p.Other(owner).String()] = side
+			}
+		}
+	}
+	if diff := cmp.Diff(sides, storedSides(r), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("sides (-core +tables):\n%s", diff)
+	}
+	for name, tc := range map[string]struct {
+		want any
+		got  any
+	}{
+		"breakups":  {m.breakups, breakups(r)},
+		"nicknames": {m.nicknames, keyed[string](r, `SELECT owner::text || target::text, nickname FROM nicknames`)},
+		"timers":    {len(m.timers), len(keyed[int16](r, `SELECT low::text || high::text || kind, kind FROM timers`))},
+		"cuts":      {m.cuts, keyed[int](r, `SELECT recipient || ' ' || origin || ' ' || last_seq, 1 FROM cuts`)},
+		"names": {m.names, table(r, `SELECT id, display_name FROM users`, func(row pgx.CollectableRow) (id uuid.UUID, name string, err error) {
+			err = row.Scan(&id, &name)
+			return id, name, err
+		})},
+	} {
+		if diff := cmp.Diff(tc.want, tc.got); diff != "" {
+			t.Errorf("%s (-core +tables):\n%s", name, diff)
+		}
+	}
 	if diff := cmp.Diff(m.inbox, inbox); diff != "" {
 		t.Errorf("inboxes (-core +tables):\n%s", diff)
 	}
@@ -202,6 +357,67 @@ func table[V any](r *rig, sql string, scan func(pgx.CollectableRow) (id uuid.UUI
 		r.t.Fatalf("%s: %v", sql, err)
 	}
 	return out
+}
+
+// keyed reads rows of a text and a value.
+func keyed[V any](r *rig, sql string, args ...any) map[string]V {
+	r.t.Helper()
+	rows, err := r.pool.Query(r.t.Context(), sql, args...)
+	if err != nil {
+		r.t.Fatalf("%s: %v", sql, err)
+	}
+	out := map[string]V{}
+	var key string
+	var v V
+	if _, err := pgx.ForEachRow(rows, []any{&key, &v}, func() error {
+		out[key] = v
+		return nil
+	}); err != nil {
+		r.t.Fatalf("%s: %v", sql, err)
+	}
+	return out
+}
+
+func storedSides(r *rig) map[string]partner.Side {
+	r.t.Helper()
+	rows, err := r.pool.Query(r.t.Context(), `SELECT user_id, other_id, blocked_at, door_closed_at,
+		COALESCE(forfeited, '00000000-0000-0000-0000-000000000000'), declines, last_declined_at, sends FROM pair_sides`)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	out := map[string]partner.Side{}
+	if _, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (struct{}, error) {
+		var (
+			owner, other            uuid.UUID
+			s                       partner.Side
+			blocked, door, declined *time.Time
+		)
+		err := row.Scan(&owner, &other, &blocked, &door, &s.Forfeited, &s.Declines, &declined, &s.Sends)
+		for to, from := range map[*time.Time]*time.Time{&s.BlockedAt: blocked, &s.DoorClosedAt: door, &s.LastDeclined: declined} {
+			if from != nil {
+				*to = from.UTC()
+			}
+		}
+		out[owner.String()+other.String()] = s
+		return struct{}{}, err
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+func breakups(r *rig) map[uuid.UUID]partner.Breakup {
+	const sql = `SELECT id, partnership_id, low, high, asker, reason, status, created_at, expires_at, resolved_at FROM breakups`
+	return table(r, sql, func(row pgx.CollectableRow) (id uuid.UUID, b partner.Breakup, err error) {
+		var status int16
+		var resolved *time.Time
+		err = row.Scan(&b.ID, &b.PartnershipID, &b.Pair.Low, &b.Pair.High, &b.Asker, &b.Reason, &status, &b.CreatedAt, &b.ExpiresAt, &resolved)
+		b.Status = partner.BreakupStatus(status)
+		if resolved != nil {
+			b.ResolvedAt = *resolved
+		}
+		return b.ID, b, err
+	})
 }
 
 func outcomes(r *rig) map[uuid.UUID]string {

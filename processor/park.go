@@ -95,6 +95,17 @@ func (w *world) setAside(b *batch, it *item) error {
 	return nil
 }
 
+// leaves says which commands are not held up by a parked pair (G8): a leave, a block, a
+// deletion.
+func leaves(t partner.CommandType) bool {
+	switch t {
+	case partner.Remove, partner.Block, partner.DeleteAccount, partner.ClosePair, partner.EraseAccount:
+		return true
+	default:
+		return false
+	}
+}
+
 // leaveParked tries a leave at once although its pair is parked (G8): nobody is held in a
 // partnership by a poison record. Applied, it rejects what was parked before it; rejected,
 // it queues with the rest, for one of them may be what it should end.

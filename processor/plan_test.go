@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -35,6 +36,7 @@ func TestLoadDoesNotGrowWithTheTables(t *testing.T) {
 	r.exec(`INSERT INTO requests (id, sender, target, status, created_at, expires_at) VALUES ($1, $2, $3, 1, now(), now())`, request, a, b)
 	r.exec(`INSERT INTO processor_partitions (partition) VALUES (0)`)
 	users, lows, highs := []uuid.UUID{pair.Low, pair.High}, []uuid.UUID{pair.Low}, []uuid.UUID{pair.High}
+	long := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 	statements := map[string]struct {
 		params string
 		args   []any
@@ -47,6 +49,16 @@ func TestLoadDoesNotGrowWithTheTables(t *testing.T) {
 		"load_commands":     {`uuid[]`, []any{[]uuid.UUID{uuid.New()}}},
 		"load_parked":       {`uuid[], uuid[]`, []any{lows, highs}},
 		"load_pending":      {`uuid[], bigint`, []any{users, int64(356)}},
+		"load_sides":        {`uuid[], uuid[]`, []any{users, []uuid.UUID{pair.High, pair.Low}}},
+		"load_breakups":     {`uuid[], uuid[], uuid[]`, []any{lows, highs, []uuid.UUID{uuid.New()}}},
+		"due_timers":        {`smallint[], timestamptz[], timestamptz, bigint`, []any{[]int16{0}, []time.Time{long}, long, int64(10)}},
+		"write_cuts":        {`uuid[], uuid[], bigint[], timestamptz`, []any{[]uuid.UUID{a}, []uuid.UUID{b}, []int64{7}, long}},
+		"withdraw_pushes":   {`uuid[], uuid[], bigint[], timestamptz`, []any{[]uuid.UUID{a}, []uuid.UUID{b}, []int64{7}, long}},
+		"delete_timers":     {`uuid[], uuid[], smallint[]`, []any{lows, highs, []int16{0}}},
+		"delete_sides":      {`uuid[], uuid[]`, []any{users, []uuid.UUID{pair.High, pair.Low}}},
+		"delete_nicknames":  {`uuid[], uuid[]`, []any{users, []uuid.UUID{pair.High, pair.Low}}},
+		"write_profiles": {`uuid[], text[], text[], text[], text[], text[], boolean[], text[], text[]`,
+			[]any{[]uuid.UUID{a}, []string{"Robin"}, nil, nil, nil, nil, nil, nil, nil}},
 	}
 	pages := func(name string) int64 {
 		t.Helper()
@@ -98,6 +110,16 @@ func literals(args []any) string {
 			out += "'{0}'"
 		case int64:
 			out += fmt.Sprint(v)
+		case []int64:
+			out += fmt.Sprintf("'{%d}'", v[0])
+		case []string:
+			out += "'{" + v[0] + "}'"
+		case time.Time:
+			out += "'" + v.Format(time.RFC3339) + "'"
+		case []time.Time:
+			out += "'{" + v[0].Format(time.RFC3339) + "}'"
+		case nil:
+			out += "'{}'"
 		}
 	}
 	return out
@@ -120,6 +142,16 @@ func grow(r *rig, n int) {
 		SELECT p.id, u, 1, false FROM partnerships p, LATERAL (VALUES (p.low), (p.high)) AS v (u)`)
 	r.exec(`INSERT INTO commands (id, issuer, type, fingerprint, status, accepted_at, applied_at)
 		SELECT gen_random_uuid(), id, 1, '\x00', 1, now(), now() FROM users`)
+	r.exec(`WITH p AS (SELECT id, lag(id) OVER (ORDER BY id) AS before FROM users WHERE partner_code LIKE 'x%'),
+		s AS (INSERT INTO pair_sides (user_id, other_id, declines) SELECT before, id, 1 FROM p WHERE before IS NOT NULL),
+		n AS (INSERT INTO nicknames (owner, target, nickname, updated_at) SELECT before, id, 'bear', now() FROM p WHERE before IS NOT NULL),
+		t AS (INSERT INTO timers (low, high, kind, partition, due_at, ref) SELECT before, id, 1, 0, now(), id FROM p WHERE before IS NOT NULL),
+		c AS (INSERT INTO cuts (recipient, origin, after_seq, last_seq, made_at) SELECT before, id, 1, 2, now() FROM p WHERE before IS NOT NULL),
+		i AS (INSERT INTO inbox (user_id, seq, partition, event_seq, origin) SELECT before, 1, 0, 1, id FROM p WHERE before IS NOT NULL),
+		d AS (INSERT INTO push_deliveries (id, user_id, device_id, event_id, seq, type, status, due_at, expires_at, payload, created_at)
+			SELECT gen_random_uuid(), before, id, id, 1, 1, s, now(), now(), '{}', now() FROM p, generate_series(1, 3) s WHERE before IS NOT NULL)
+		INSERT INTO breakups (id, partnership_id, low, high, asker, status, created_at, expires_at)
+		SELECT gen_random_uuid(), id, before, id, id, s, now(), now() FROM p, generate_series(1, 2) s WHERE before IS NOT NULL`)
 	r.exec(`INSERT INTO parked_commands (partition, log_offset, low, high, id, reason, headers, value, parked_at)
 		SELECT 0, row_number() OVER (), id, id, id, 'behind', '[]', '', now() FROM users WHERE partner_code LIKE 'x%'`)
 }

@@ -89,6 +89,7 @@ type Config struct {
 	TxDeadline       time.Duration // for one transaction from here; default 15 s: longer than the server's own
 	DrainDeadline    time.Duration // to finish when a generation ends; default 5 s
 	StallAfter       time.Duration // no progress for so long despite records ends the generation; default 30 s
+	TimerPoll        time.Duration // how often due timers are looked for, and the log's end for their sake; default 1 s
 	RelayIdle        time.Duration // relayed_seq is written after so long without a batch; default 200 ms
 	RelayBuffer      int           // rows held for the relay in memory, per worker; default 8192
 
@@ -117,6 +118,7 @@ func (c Config) withDefaults() Config {
 	def(&c.TxDeadline, 15*time.Second)
 	def(&c.DrainDeadline, 5*time.Second)
 	def(&c.StallAfter, 30*time.Second)
+	def(&c.TimerPoll, time.Second)
 	def(&c.RelayIdle, 200*time.Millisecond)
 	if c.Workers == 0 {
 		c.Workers = min(runtime.GOMAXPROCS(0), 3)

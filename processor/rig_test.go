@@ -32,6 +32,7 @@ type memory struct {
 	grown    chan struct{} // closed and replaced when something was written
 	count    int
 
+	held    chan struct{} // while not nil and open, readers get nothing
 	onWrite func([]contract.Record) error
 	ask     int // FirstOffsetAfter was called
 }
@@ -88,7 +89,17 @@ func (r *memoryReader) Read(ctx context.Context) (contract.Record, error) {
 		r.m.mu.Lock()
 		log, grown := r.m.topic(r.topic)[r.partition], r.m.grown
 		start := r.m.starts[r.topic][r.partition]
+		held := r.m.held
 		r.m.mu.Unlock()
+		if held != nil {
+			select {
+			case <-held:
+			case <-ctx.Done():
+				return contract.Record{}, ctx.Err()
+			case <-r.ctx.Done():
+				return contract.Record{}, errors.New("closed")
+			}
+		}
 		if r.at < start || r.at > int64(len(log)) {
 			return contract.Record{}, &bus.OutOfRangeError{Topic: r.topic, Partition: r.partition, Wanted: r.at, Start: start, End: int64(len(log))}
 		}
@@ -104,6 +115,14 @@ func (r *memoryReader) Read(ctx context.Context) (contract.Record, error) {
 			return contract.Record{}, errors.New("closed")
 		}
 	}
+}
+
+// hold keeps readers from what is appended from now on, until release.
+func (m *memory) hold() (release func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held = make(chan struct{})
+	return sync.OnceFunc(func() { close(m.held) })
 }
 
 func (m *memory) Offsets(_ context.Context, topic string) (start, end []int64, err error) {

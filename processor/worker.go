@@ -134,9 +134,10 @@ func (w *worker) pump(ctx context.Context, part *partition) error {
 func (w *worker) work(fetching, working context.Context) error {
 	idle := time.NewTimer(w.p.cfg.RelayIdle)
 	defer idle.Stop()
+	due := time.NewTimer(w.p.cfg.TimerPoll)
+	defer due.Stop()
 	batch := make([]*item, 0, w.p.cfg.MaxBatch)
 	for {
-		idle.Reset(w.p.cfg.RelayIdle)
 		select {
 		case <-fetching.Done():
 			return nil
@@ -149,9 +150,26 @@ func (w *worker) work(fetching, working context.Context) error {
 			for _, part := range w.parts {
 				w.p.metrics.oldest.WithLabelValues(strconv.Itoa(part.id)).Set(0)
 			}
+			idle.Reset(w.p.cfg.RelayIdle)
+			continue
+		case <-due.C:
+			more, err := w.fireDue(fetching, working)
+			if err != nil {
+				if errors.Is(err, errGivenUp) {
+					return nil
+				}
+				return err
+			}
+			// A backlog of timers takes turns with commands, a batch each.
+			if more {
+				due.Reset(time.Nanosecond)
+			} else {
+				due.Reset(w.p.cfg.TimerPoll)
+			}
 			continue
 		case it := <-w.items:
 			batch = append(batch[:0], it)
+			idle.Reset(w.p.cfg.RelayIdle)
 		}
 	gather:
 		for len(batch) < w.p.cfg.MaxBatch {
@@ -166,11 +184,15 @@ func (w *worker) work(fetching, working context.Context) error {
 		if err := w.stale(fetching, batch); err != nil {
 			return nil //nolint:nilerr // the generation ended while the broker could not be asked
 		}
-		if err := w.apply(fetching, working, batch); err != nil {
-			if errors.Is(err, errGivenUp) {
-				return nil
+		for rest := batch; len(rest) > 0; {
+			n := run(rest)
+			if err := w.apply(fetching, working, rest[:n]); err != nil {
+				if errors.Is(err, errGivenUp) {
+					return nil
+				}
+				return err
 			}
-			return err
+			rest = rest[n:]
 		}
 	}
 }
@@ -253,6 +275,9 @@ func (w *worker) apply(fetching, working context.Context, items []*item) error {
 			if len(items) > 1 {
 				return w.alone(fetching, working, items)
 			}
+			if items[0].timer != nil {
+				return w.postpone(working, items[0].timer, err)
+			}
 			if items[0].park != "" {
 				return fmt.Errorf("park command %s: %w", items[0].env.ID, err)
 			}
@@ -304,6 +329,7 @@ func (w *worker) committed(ctx context.Context, b *batch, done *changes) error {
 		s.part.applied.Store(s.next)
 	}
 	w.p.count(b, done)
+	w.p.logActivity(done.activity)
 	if err := w.p.cfg.Hook(ctx, AfterCommit); err != nil {
 		return &hookError{err}
 	}

@@ -54,6 +54,14 @@ type pendingRef struct {
 type changes struct {
 	requests     map[uuid.UUID]partner.Request
 	partnerships map[uuid.UUID]partner.Partnership
+	breakups     map[uuid.UUID]partner.Breakup
+	sides        map[sideKey]partner.Side
+	nicknames    map[sideKey]partner.Nickname
+	profiles     map[uuid.UUID]partner.ProfilePatch
+	accounts     map[uuid.UUID]partner.AccountChange
+	timers       map[timerKey]timerRow
+	cuts         map[cutRow]struct{}
+	activity     []activityRow
 	streams      map[uuid.UUID]struct{} // those that moved
 	commands     []commandRow
 	rows         []row
@@ -90,6 +98,7 @@ type inboxRow struct {
 const (
 	tallyParked = "parked"
 	tallyDead   = "dead"
+	tallyTimer  = "timer"
 )
 
 // tally is one thing to count.
@@ -118,6 +127,8 @@ func newWorld() *world {
 		parked: map[partner.Pair]struct{}{}, wasActive: map[uuid.UUID][2]int16{},
 		changes: changes{
 			requests: map[uuid.UUID]partner.Request{}, partnerships: map[uuid.UUID]partner.Partnership{},
+			breakups: map[uuid.UUID]partner.Breakup{}, sides: map[sideKey]partner.Side{}, nicknames: map[sideKey]partner.Nickname{},
+			profiles: map[uuid.UUID]partner.ProfilePatch{}, accounts: map[uuid.UUID]partner.AccountChange{}, timers: map[timerKey]timerRow{}, cuts: map[cutRow]struct{}{},
 			streams: map[uuid.UUID]struct{}{}, eventSeqs: map[int]int64{},
 		},
 	}
@@ -162,7 +173,9 @@ func (w *world) user(id uuid.UUID) partner.User {
 func (w *world) state(cmd partner.Command) partner.State {
 	st := partner.State{Pair: w.pair(cmd.Pair).state, Users: make(map[uuid.UUID]partner.User, 2)}
 	for _, id := range []uuid.UUID{cmd.Pair.Low, cmd.Pair.High, cmd.Issuer} {
-		st.Users[id] = w.user(id)
+		if id != uuid.Nil { // a timer has no issuer
+			st.Users[id] = w.user(id)
+		}
 	}
 	return st
 }
@@ -175,6 +188,9 @@ func (w *world) decide(b *batch, it *item) error {
 		return w.parkUnknown(b, it)
 	case it.err != nil:
 		return w.setAside(b, it)
+	}
+	if it.timer != nil {
+		return w.fire(b, it)
 	}
 	cmd := it.cmd
 	if fingerprint, seen := w.commands[cmd.ID]; seen {
@@ -196,7 +212,7 @@ func (w *world) decide(b *batch, it *item) error {
 		}
 		w.park(b, it, why, cause)
 		return nil
-	case parked && cmd.Type == partner.Remove:
+	case parked && leaves(cmd.Type):
 		return w.leaveParked(b, it)
 	case parked:
 		w.park(b, it, reasonBehind, "")
@@ -248,6 +264,18 @@ func (w *world) settle(b *batch, it *item, d partner.Decision) error {
 		out.result = string(result)
 	}
 	w.record(b, out)
+	w.keep(cmd.Pair, d)
+	for _, a := range d.Activity {
+		w.changes.activity = append(w.changes.activity, activityRow{
+			Activity: a, command: cmd.ID, at: b.now, address: cmd.Address, device: cmd.Device,
+		})
+	}
+	return nil
+}
+
+// keep takes over what a decision changes: rows to write, and the state that the next
+// decision of the batch starts from.
+func (w *world) keep(of partner.Pair, d partner.Decision) {
 	for _, r := range d.Requests {
 		w.changes.requests[r.ID] = r
 		w.pair(partner.PairOf(r.Sender, r.Target)).put(r)
@@ -256,17 +284,33 @@ func (w *world) settle(b *batch, it *item, d partner.Decision) error {
 	for _, p := range d.Partners {
 		w.changes.partnerships[p.ID] = p
 	}
-	if len(d.Requests)+len(d.Partners) == 0 {
-		return nil
+	for _, b := range d.Breakups {
+		w.changes.breakups[b.ID] = b
+		w.pair(b.Pair).putBreakup(b)
 	}
-	w.pair(cmd.Pair).state.Partnership = d.Next.Pair.Partnership
+	for _, s := range d.Sides {
+		w.changes.sides[sideKey{s.Owner, s.Other}] = s.Side
+	}
+	for _, n := range d.Nicknames {
+		w.changes.nicknames[sideKey{n.Owner, n.Target}] = n
+	}
+	for _, p := range d.Profiles {
+		w.changes.profiles[p.UserID] = patch(w.changes.profiles[p.UserID], p.Patch)
+	}
+	for _, a := range d.Accounts {
+		w.changes.accounts[a.UserID] = a
+	}
+	if d.Next.Users == nil {
+		return // made without a state
+	}
+	next := w.pair(of)
+	next.state.Partnership, next.state.Low, next.state.High = d.Next.Pair.Partnership, d.Next.Pair.Low, d.Next.Pair.High
 	for id, u := range d.Next.Users {
 		if u.Status != partner.UserUnknown {
 			u.Pending, u.PendingCut = nil, false // see user
 			w.users[id] = u
 		}
 	}
-	return nil
 }
 
 // record keeps the outcome of a command and remembers its id for the rest of the batch.
@@ -300,15 +344,26 @@ func (w *world) keepPending(r partner.Request) {
 // inbox sequence of the last event addressed to the issuer, or zero.
 func (w *world) emit(b *batch, it *item, d partner.Decision) (int64, error) {
 	var missing []uuid.UUID
+	need := func(u uuid.UUID) {
+		if _, locked := w.streams[u]; !locked {
+			missing = append(missing, u)
+		}
+	}
 	for _, ev := range d.Events {
 		for _, u := range ev.Recipients {
-			if _, locked := w.streams[u]; !locked {
-				missing = append(missing, u)
-			}
+			need(u)
 		}
+	}
+	for _, c := range d.Cuts {
+		need(c.Recipient)
+		need(c.Origin)
 	}
 	if len(missing) > 0 {
 		return 0, &restart{streams: missing}
+	}
+	w.cut(d.Cuts)
+	if err := w.setTimers(it, d.Timers); err != nil {
+		return 0, err
 	}
 	var issuerSeq int64
 	for _, ev := range d.Events {

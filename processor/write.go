@@ -106,7 +106,17 @@ VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, $7, $8)`
 func (b *batch) write(ctx context.Context, conn *pgx.Conn, c *changes) error {
 	q := &pgx.Batch{}
 	c.queueStates(q, b.wasActive)
+	c.queueBreakups(q)
+	c.queueSides(q)
+	c.queueNicknames(q)
+	if err := c.queueProfiles(q); err != nil {
+		return err
+	}
+	c.queueTimers(q)
+	c.queueActivity(q)
 	c.queueOutcomes(q)
+	b.queueCuts(q, c)
+	c.queueAccounts(q) // last: what erasure deletes is all there by now
 	for _, k := range c.unparked {
 		q.Queue(deleteParkedSQL, k.partition, k.offset)
 	}

@@ -61,7 +61,19 @@ type row struct {
 	Type      partner.EventType
 	AppliedAt time.Time
 	Data      json.RawMessage
+	Withdrawn bool // a cut took it back: only its place is left (G9)
 }
+
+// kind is the type that the row is sent as.
+func (r row) kind() string {
+	if r.Withdrawn {
+		return kindWithdrawn
+	}
+	return r.Type.String()
+}
+
+// kindWithdrawn is the type of a placeholder. It is no event type: nothing of it is stored.
+const kindWithdrawn = "withdrawn"
 
 // The head is read in a statement before the rows, so with READ COMMITTED the rows can
 // be newer than it but never older.
@@ -71,10 +83,11 @@ SELECT e.epoch,
        EXISTS (SELECT FROM sessions WHERE id = $2 AND user_id = $1 AND revoked_at IS NULL AND expires_at > $3)
 FROM stream_epoch e`
 
-// One index range on the inbox and one look-up per row, whatever the statistics say.
+// One index range on the inbox and one look-up per row and table, whatever the statistics
+// say. The view says what cuts took back; the data of such a row does not leave the table.
 const pageSQL = `
-SELECT i.seq, e.id, e.type, e.applied_at, e.data
-FROM (SELECT seq, partition, event_seq FROM inbox
+SELECT i.seq, e.id, e.type, e.applied_at, CASE WHEN i.withdrawn THEN '{}'::json ELSE e.data END, i.withdrawn
+FROM (SELECT seq, partition, event_seq, withdrawn FROM inbox_entries
       WHERE user_id = $1 AND seq > $2 ORDER BY seq LIMIT $3) i
 CROSS JOIN LATERAL (SELECT id, type, applied_at, data FROM events
       WHERE partition = i.partition AND seq = i.event_seq LIMIT 1) e

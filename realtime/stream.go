@@ -340,7 +340,7 @@ func (s *socket) pushRows(p page) {
 		at := contract.Instant(r.AppliedAt)
 		f := frame{
 			kind: kindEvent, seq: r.Seq, confirmed: p.readAt, via: "inbox",
-			body: eventFrame(r.Seq, eventTail(r.ID, r.Type.String(), at, r.Data)),
+			body: eventFrame(r.Seq, eventTail(r.ID, r.kind(), at, r.Data)),
 		}
 		if r.Seq > s.quiet {
 			f.applied = at

@@ -25,7 +25,9 @@ func loadCommand(term terminal) *cobra.Command {
 With --rate, commands start on a fixed schedule (open-loop), and the time is from the POST on
 one phone, counted from its scheduled start, to the event on the other phone's socket.
 With --callers, so many phones each wait for a command's outcome before they post the next
-(closed-loop), and the figure is commands applied per second.`,
+(closed-loop), and the figure is commands applied per second.
+
+The phones ask each other far more often than people may: the server needs RATE_LIMITS=off.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Server = phone.NewServer(url)

@@ -57,5 +57,10 @@ func limits(cfg config.Config) partner.Limits {
 	limits.RequestTTL = cfg.RequestTTL
 	limits.RestoreWindow = cfg.RestoreWindow
 	limits.MessageMaxLen = cfg.MessageMaxLength
+	limits.BreakupTTL = cfg.BreakupTTL
+	limits.SendsPerTarget = cfg.SendsPerTarget
+	if !cfg.RateLimits {
+		limits.SendsPerTarget = 0 // no limit
+	}
 	return limits
 }

@@ -105,7 +105,12 @@ LIMIT $2`
 
 // Devices lists the push devices of an account, the last registered first.
 func (s *Service) Devices(ctx context.Context, userID uuid.UUID) ([]PushDevice, error) {
-	rows, err := s.pool.Query(ctx, devicesSQL, userID, s.cfg.MaxDevices)
+	return s.DevicesIn(ctx, s.pool, userID)
+}
+
+// DevicesIn lists the push devices of an account as q sees them.
+func (s *Service) DevicesIn(ctx context.Context, q Querier, userID uuid.UUID) ([]PushDevice, error) {
+	rows, err := q.Query(ctx, devicesSQL, userID, s.cfg.MaxDevices)
 	if err != nil {
 		return nil, fmt.Errorf("list devices of %s: %w", userID, err)
 	}

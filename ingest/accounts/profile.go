@@ -19,12 +19,14 @@ type Profile struct {
 	DisplayName string
 	PartnerCode string
 	Theme       string
-	Timezone    string
-	Locale      string
-	Tier        string // free or premium
-	Slots       Slots
-	Privacy     Privacy
-	Seq         int64 // head of the user's inbox
+	// ThemeEntries are what the custom theme is made of, nil when there are none.
+	ThemeEntries map[string]string
+	Timezone     string
+	Locale       string
+	Tier         string // free or premium
+	Slots        Slots
+	Privacy      Privacy
+	Seq          int64 // head of the user's inbox
 }
 
 // Slots counts a user's places for partnerships.
@@ -50,7 +52,7 @@ func (s *Service) Profile(ctx context.Context, userID uuid.UUID) (Profile, error
 }
 
 const profileSQL = `
-SELECT u.id, u.display_name, u.partner_code, u.theme, u.timezone, u.locale, u.tier,
+SELECT u.id, u.display_name, u.partner_code, u.theme, u.theme_entries, u.timezone, u.locale, u.tier,
     u.show_presence, u.push_preview,
     (SELECT count(*) FROM user_slots o WHERE o.user_id = u.id),
     (SELECT count(*) FROM partnership_members m WHERE m.user_id = u.id AND m.active),
@@ -80,7 +82,7 @@ const tierPremium = 2
 func scanProfile(row pgx.CollectableRow) (Profile, error) {
 	var p Profile
 	var tier int16
-	err := row.Scan(&p.ID, &p.DisplayName, &p.PartnerCode, &p.Theme, &p.Timezone, &p.Locale, &tier,
+	err := row.Scan(&p.ID, &p.DisplayName, &p.PartnerCode, &p.Theme, &p.ThemeEntries, &p.Timezone, &p.Locale, &tier,
 		&p.Privacy.Presence, &p.Privacy.Preview, &p.Slots.Total, &p.Slots.Occupied, &p.Seq)
 	p.Slots.Vacant = max(p.Slots.Total-p.Slots.Occupied, 0)
 	p.Tier = "free"

@@ -179,7 +179,12 @@ ORDER BY last_used_at DESC, id`
 // Sessions lists the sessions of an account, the last used first; there are never more
 // than Config.MaxSessions.
 func (s *Service) Sessions(ctx context.Context, userID, current uuid.UUID) ([]Session, error) {
-	rows, err := s.pool.Query(ctx, sessionsSQL, userID, s.now())
+	return s.SessionsIn(ctx, s.pool, userID, current)
+}
+
+// SessionsIn lists the sessions of an account as q sees them.
+func (s *Service) SessionsIn(ctx context.Context, q Querier, userID, current uuid.UUID) ([]Session, error) {
+	rows, err := q.Query(ctx, sessionsSQL, userID, s.now())
 	if err != nil {
 		return nil, fmt.Errorf("list sessions of %s: %w", userID, err)
 	}

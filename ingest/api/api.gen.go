@@ -48,6 +48,21 @@ func (e AppliedCommandStatus) Valid() bool {
 	}
 }
 
+// Defines values for BreakupStatus.
+const (
+	BreakupStatusPending BreakupStatus = "pending"
+)
+
+// Valid indicates whether the value is a known member of the BreakupStatus enum.
+func (e BreakupStatus) Valid() bool {
+	switch e {
+	case BreakupStatusPending:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CheckStatus.
 const (
 	CheckStatusHealthy   CheckStatus = "healthy"
@@ -246,6 +261,36 @@ func (e ErrorCode) Valid() bool {
 	}
 }
 
+// Defines values for ExportedBreakupStatus.
+const (
+	ExportedBreakupStatusAccepted   ExportedBreakupStatus = "accepted"
+	ExportedBreakupStatusDeclined   ExportedBreakupStatus = "declined"
+	ExportedBreakupStatusExpired    ExportedBreakupStatus = "expired"
+	ExportedBreakupStatusPending    ExportedBreakupStatus = "pending"
+	ExportedBreakupStatusSuperseded ExportedBreakupStatus = "superseded"
+	ExportedBreakupStatusWithdrawn  ExportedBreakupStatus = "withdrawn"
+)
+
+// Valid indicates whether the value is a known member of the ExportedBreakupStatus enum.
+func (e ExportedBreakupStatus) Valid() bool {
+	switch e {
+	case ExportedBreakupStatusAccepted:
+		return true
+	case ExportedBreakupStatusDeclined:
+		return true
+	case ExportedBreakupStatusExpired:
+		return true
+	case ExportedBreakupStatusPending:
+		return true
+	case ExportedBreakupStatusSuperseded:
+		return true
+	case ExportedBreakupStatusWithdrawn:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusHealthy HealthStatus = "healthy"
@@ -273,6 +318,24 @@ func (e PoolHealthStatus) Valid() bool {
 	case PoolHealthStatusExhausted:
 		return true
 	case PoolHealthStatusHealthy:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PrivacyUpdatePreview.
+const (
+	PrivacyUpdatePreviewDiscreet PrivacyUpdatePreview = "discreet"
+	PrivacyUpdatePreviewFull     PrivacyUpdatePreview = "full"
+)
+
+// Valid indicates whether the value is a known member of the PrivacyUpdatePreview enum.
+func (e PrivacyUpdatePreview) Valid() bool {
+	switch e {
+	case PrivacyUpdatePreviewDiscreet:
+		return true
+	case PrivacyUpdatePreviewFull:
 		return true
 	default:
 		return false
@@ -366,6 +429,39 @@ func (e SlotStatus) Valid() bool {
 	}
 }
 
+// Defines values for ThemeName.
+const (
+	ThemeNameCustom ThemeName = "custom"
+	ThemeNameDark   ThemeName = "dark"
+	ThemeNameForest ThemeName = "forest"
+	ThemeNameLight  ThemeName = "light"
+	ThemeNameLove   ThemeName = "love"
+	ThemeNameSky    ThemeName = "sky"
+	ThemeNameWater  ThemeName = "water"
+)
+
+// Valid indicates whether the value is a known member of the ThemeName enum.
+func (e ThemeName) Valid() bool {
+	switch e {
+	case ThemeNameCustom:
+		return true
+	case ThemeNameDark:
+		return true
+	case ThemeNameForest:
+		return true
+	case ThemeNameLight:
+		return true
+	case ThemeNameLove:
+		return true
+	case ThemeNameSky:
+		return true
+	case ThemeNameWater:
+		return true
+	default:
+		return false
+	}
+}
+
 // AcceptRequest defines model for AcceptRequest.
 type AcceptRequest struct {
 	// Fresh Start anew instead of restoring an ended partnership.
@@ -391,6 +487,32 @@ type Account struct {
 	PartnerCode *string            `json:"partnerCode,omitempty"`
 }
 
+// AccountDeletion defines model for AccountDeletion.
+type AccountDeletion struct {
+	Password *string `json:"password,omitempty"`
+}
+
+// Activity defines model for Activity.
+type Activity struct {
+	// Action Example: request.send
+	Action string `json:"action"`
+
+	// Code Stable; new ones may come.
+	Code      *ErrorCode          `json:"code,omitempty"`
+	CommandId *openapi_types.UUID `json:"commandId,omitempty"`
+
+	// Device What the call said of itself.
+	Device       *string             `json:"device,omitempty"`
+	TargetUserId *openapi_types.UUID `json:"targetUserId,omitempty"`
+	Time         time.Time           `json:"time"`
+}
+
+// ActivityList defines model for ActivityList.
+type ActivityList struct {
+	Activity   []Activity  `json:"activity"`
+	NextCursor *NextCursor `json:"nextCursor"`
+}
+
 // AppliedCommand defines model for AppliedCommand.
 type AppliedCommand struct {
 	CommandId openapi_types.UUID `json:"commandId"`
@@ -400,7 +522,9 @@ type AppliedCommand struct {
 
 	// Result What came of a command. Send: `requestId`, `status`, or `requestId`, `partnershipId`, `crossed`.
 	// Accept: `requestId`, `partnershipId`, `startedAt`, `restored`. Reject and cancel: `requestId`, `status`.
-	// Remove: `partnershipId`, `endedAt`, `restorableUntil`.
+	// Remove: `partnershipId`, `endedAt`, `restorableUntil`. Breakup: `breakupId`, `partnershipId`, `status`,
+	// with `expiresAt` while it is pending, with `endedAt`, `restorableUntil` when it ended the partnership.
+	// New partner code: `partnerCode`. All others: `status`.
 	Result Result `json:"result"`
 
 	// Seq The issuer's inbox sequence of the command's last event.
@@ -410,6 +534,52 @@ type AppliedCommand struct {
 
 // AppliedCommandStatus defines model for AppliedCommand.Status.
 type AppliedCommandStatus string
+
+// Block defines model for Block.
+type Block struct {
+	CreatedAt time.Time `json:"createdAt"`
+	User      Person    `json:"user"`
+}
+
+// BlockList defines model for BlockList.
+type BlockList struct {
+	Blocks     []Block     `json:"blocks"`
+	NextCursor *NextCursor `json:"nextCursor"`
+}
+
+// Breakup defines model for Breakup.
+type Breakup struct {
+	// ByYou You asked; otherwise your partner did.
+	ByYou bool `json:"byYou"`
+
+	// EndsAt The partnership ends then unless somebody answers before.
+	EndsAt        time.Time          `json:"endsAt"`
+	Id            openapi_types.UUID `json:"id"`
+	PartnershipId openapi_types.UUID `json:"partnershipId"`
+
+	// Reason Your own, when you asked and gave one.
+	Reason      *string       `json:"reason,omitempty"`
+	RequestedAt time.Time     `json:"requestedAt"`
+	Status      BreakupStatus `json:"status"`
+	User        Person        `json:"user"`
+}
+
+// BreakupStatus defines model for Breakup.Status.
+type BreakupStatus string
+
+// BreakupRequest defines model for BreakupRequest.
+type BreakupRequest struct {
+	PartnershipId *openapi_types.UUID `json:"partnershipId,omitempty"`
+
+	// Reason Only you will ever see it; at most 500 characters.
+	Reason *string `json:"reason,omitempty"`
+}
+
+// BreakupState defines model for BreakupState.
+type BreakupState struct {
+	Breakup  *Breakup  `json:"breakup"`
+	Breakups []Breakup `json:"breakups"`
+}
 
 // CheckStatus defines model for CheckStatus.
 type CheckStatus string
@@ -425,7 +595,9 @@ type Command struct {
 
 	// Result What came of a command. Send: `requestId`, `status`, or `requestId`, `partnershipId`, `crossed`.
 	// Accept: `requestId`, `partnershipId`, `startedAt`, `restored`. Reject and cancel: `requestId`, `status`.
-	// Remove: `partnershipId`, `endedAt`, `restorableUntil`.
+	// Remove: `partnershipId`, `endedAt`, `restorableUntil`. Breakup: `breakupId`, `partnershipId`, `status`,
+	// with `expiresAt` while it is pending, with `endedAt`, `restorableUntil` when it ended the partnership.
+	// New partner code: `partnerCode`. All others: `status`.
 	Result *Result       `json:"result,omitempty"`
 	Status CommandStatus `json:"status"`
 
@@ -505,6 +677,8 @@ type Direction string
 
 // EndedPartnership defines model for EndedPartnership.
 type EndedPartnership struct {
+	// DaysLeft Days begun until then.
+	DaysLeft      *int               `json:"daysLeft,omitempty"`
 	EndedAt       time.Time          `json:"endedAt"`
 	EndedByYou    bool               `json:"endedByYou"`
 	PartnershipId openapi_types.UUID `json:"partnershipId"`
@@ -512,7 +686,7 @@ type EndedPartnership struct {
 	// Reason Your own reason, when you ended it and gave one.
 	Reason *string `json:"reason,omitempty"`
 
-	// RestorableUntil Until then, inclusive, an acceptance between the same two restores it.
+	// RestorableUntil Until then, inclusive, an acceptance between the same two restores it; not when one has forfeited that oneself.
 	RestorableUntil *time.Time `json:"restorableUntil,omitempty"`
 	RestoredCount   int        `json:"restoredCount"`
 	StartedAt       time.Time  `json:"startedAt"`
@@ -521,6 +695,58 @@ type EndedPartnership struct {
 
 // ErrorCode Stable; new ones may come.
 type ErrorCode string
+
+// Export Lists are complete, the newest first.
+type Export struct {
+	Account       ExportedAccount    `json:"account"`
+	Activity      []Activity         `json:"activity"`
+	Blocks        []Block            `json:"blocks"`
+	Breakups      []ExportedBreakup  `json:"breakups"`
+	Devices       []Device           `json:"devices"`
+	ExportedAt    time.Time          `json:"exportedAt"`
+	History       []EndedPartnership `json:"history"`
+	Nicknames     []Nickname         `json:"nicknames"`
+	Notifications []Notification     `json:"notifications"`
+	Partners      []Partnership      `json:"partners"`
+	Profile       Profile            `json:"profile"`
+	Reports       []ExportedReport   `json:"reports"`
+	Requests      []PartnerRequest   `json:"requests"`
+	Sessions      []Session          `json:"sessions"`
+}
+
+// ExportedAccount defines model for ExportedAccount.
+type ExportedAccount struct {
+	BirthDate *openapi_types.Date `json:"birthDate,omitempty"`
+	CreatedAt time.Time           `json:"createdAt"`
+	Email     *string             `json:"email,omitempty"`
+}
+
+// ExportedBreakup defines model for ExportedBreakup.
+type ExportedBreakup struct {
+	ByYou         bool               `json:"byYou"`
+	EndsAt        time.Time          `json:"endsAt"`
+	Id            openapi_types.UUID `json:"id"`
+	PartnershipId openapi_types.UUID `json:"partnershipId"`
+
+	// Reason Your own.
+	Reason      *string               `json:"reason,omitempty"`
+	RequestedAt time.Time             `json:"requestedAt"`
+	ResolvedAt  *time.Time            `json:"resolvedAt,omitempty"`
+	Status      ExportedBreakupStatus `json:"status"`
+	User        Person                `json:"user"`
+}
+
+// ExportedBreakupStatus defines model for ExportedBreakup.Status.
+type ExportedBreakupStatus string
+
+// ExportedReport defines model for ExportedReport.
+type ExportedReport struct {
+	CreatedAt    time.Time          `json:"createdAt"`
+	Detail       *string            `json:"detail,omitempty"`
+	Id           openapi_types.UUID `json:"id"`
+	Reason       string             `json:"reason"`
+	TargetUserId openapi_types.UUID `json:"targetUserId"`
+}
 
 // FieldError defines model for FieldError.
 type FieldError struct {
@@ -607,6 +833,26 @@ type MemoryHealth struct {
 // NextCursor defines model for NextCursor.
 type NextCursor = string
 
+// Nickname defines model for Nickname.
+type Nickname struct {
+	Nickname     string             `json:"nickname"`
+	TargetUserId openapi_types.UUID `json:"targetUserId"`
+	UpdatedAt    time.Time          `json:"updatedAt"`
+}
+
+// NicknameChange defines model for NicknameChange.
+type NicknameChange struct {
+	// Nickname 1 to 50 characters once normalised.
+	Nickname     string             `json:"nickname"`
+	TargetUserId openapi_types.UUID `json:"targetUserId"`
+}
+
+// NicknameList defines model for NicknameList.
+type NicknameList struct {
+	NextCursor *NextCursor `json:"nextCursor"`
+	Nicknames  []Nickname  `json:"nicknames"`
+}
+
 // Notification defines model for Notification.
 type Notification struct {
 	Data Raw                `json:"data"`
@@ -635,9 +881,14 @@ type Partner struct {
 	DisplayName string `json:"displayName"`
 
 	// Nickname What you call them; they never learn of it.
-	Nickname *string            `json:"nickname,omitempty"`
-	Theme    string             `json:"theme"`
-	UserId   openapi_types.UUID `json:"userId"`
+	Nickname *string   `json:"nickname,omitempty"`
+	Theme    ThemeName `json:"theme"`
+
+	// ThemeEntries What a custom theme is made of; at most 20 entries of at most 40 characters.
+	//
+	// Example: {"background":"#fff8f9","primary":"#e91e63"}
+	ThemeEntries *ThemeEntries      `json:"themeEntries,omitempty"`
+	UserId       openapi_types.UUID `json:"userId"`
 }
 
 // PartnerList defines model for PartnerList.
@@ -718,6 +969,18 @@ type Privacy struct {
 	Preview string `json:"preview"`
 }
 
+// PrivacyUpdate defines model for PrivacyUpdate.
+type PrivacyUpdate struct {
+	// Presence Whether partners see when one is online.
+	Presence *bool `json:"presence,omitempty"`
+
+	// Preview What a push shows on the lock screen.
+	Preview *PrivacyUpdatePreview `json:"preview,omitempty"`
+}
+
+// PrivacyUpdatePreview What a push shows on the lock screen.
+type PrivacyUpdatePreview string
+
 // Problem An RFC 9457 problem document.
 type Problem struct {
 	// Code Stable; new ones may come.
@@ -748,15 +1011,43 @@ type Profile struct {
 	Privacy     Privacy `json:"privacy"`
 
 	// Seq A sequence in one's own inbox.
-	Seq      Seq         `json:"seq"`
-	Slots    SlotCount   `json:"slots"`
-	Theme    string      `json:"theme"`
-	Tier     ProfileTier `json:"tier"`
-	Timezone string      `json:"timezone"`
+	Seq   Seq       `json:"seq"`
+	Slots SlotCount `json:"slots"`
+	Theme ThemeName `json:"theme"`
+
+	// ThemeEntries What a custom theme is made of; at most 20 entries of at most 40 characters.
+	//
+	// Example: {"background":"#fff8f9","primary":"#e91e63"}
+	ThemeEntries *ThemeEntries `json:"themeEntries,omitempty"`
+	Tier         ProfileTier   `json:"tier"`
+	Timezone     string        `json:"timezone"`
 }
 
 // ProfileTier defines model for Profile.Tier.
 type ProfileTier string
+
+// ProfileUpdate At least one field.
+type ProfileUpdate struct {
+	// DisplayName At most 100 characters once normalised.
+	DisplayName *string `json:"displayName,omitempty"`
+
+	// Locale A BCP 47 language tag.
+	//
+	// Example: de-AT
+	Locale  *string        `json:"locale,omitempty"`
+	Privacy *PrivacyUpdate `json:"privacy,omitempty"`
+	Theme   *ThemeName     `json:"theme,omitempty"`
+
+	// ThemeEntries What a custom theme is made of; at most 20 entries of at most 40 characters.
+	//
+	// Example: {"background":"#fff8f9","primary":"#e91e63"}
+	ThemeEntries *ThemeEntries `json:"themeEntries,omitempty"`
+
+	// Timezone A name of the IANA time zone database.
+	//
+	// Example: Europe/Vienna
+	Timezone *string `json:"timezone,omitempty"`
+}
 
 // Readiness defines model for Readiness.
 type Readiness struct {
@@ -792,11 +1083,27 @@ type Registration struct {
 type Remove struct {
 	PartnershipId *openapi_types.UUID `json:"partnershipId,omitempty"`
 
-	// Quiet No push and no badge for the other one.
+	// Quiet No push and no badge for the other one, who cannot ask again until you do.
 	Quiet *bool `json:"quiet,omitempty"`
 
 	// Reason Only you will ever see it; at most 500 characters.
 	Reason *string `json:"reason,omitempty"`
+}
+
+// Report defines model for Report.
+type Report struct {
+	// Detail At most 2,000 characters.
+	Detail *string `json:"detail,omitempty"`
+
+	// Reason At most 100 characters once normalised.
+	Reason       string             `json:"reason"`
+	TargetUserId openapi_types.UUID `json:"targetUserId"`
+}
+
+// ReportReceipt defines model for ReportReceipt.
+type ReportReceipt struct {
+	CreatedAt time.Time          `json:"createdAt"`
+	Id        openapi_types.UUID `json:"id"`
 }
 
 // RequestList defines model for RequestList.
@@ -816,7 +1123,9 @@ type RestorableList struct {
 
 // Result What came of a command. Send: `requestId`, `status`, or `requestId`, `partnershipId`, `crossed`.
 // Accept: `requestId`, `partnershipId`, `startedAt`, `restored`. Reject and cancel: `requestId`, `status`.
-// Remove: `partnershipId`, `endedAt`, `restorableUntil`.
+// Remove: `partnershipId`, `endedAt`, `restorableUntil`. Breakup: `breakupId`, `partnershipId`, `status`,
+// with `expiresAt` while it is pending, with `endedAt`, `restorableUntil` when it ended the partnership.
+// New partner code: `partnerCode`. All others: `status`.
 type Result = Raw
 
 // SendRequest Exactly one of `toUserId` and `partnerCode` says whom to ask.
@@ -885,11 +1194,11 @@ type SlotList struct {
 
 // Snapshot defines model for Snapshot.
 type Snapshot struct {
-	Breakup     *map[string]interface{} `json:"breakup"`
-	Epoch       string                  `json:"epoch"`
-	Partners    []Partnership           `json:"partners"`
-	Preferences Preferences             `json:"preferences"`
-	Profile     Profile                 `json:"profile"`
+	Breakup     *Breakup      `json:"breakup"`
+	Epoch       string        `json:"epoch"`
+	Partners    []Partnership `json:"partners"`
+	Preferences Preferences   `json:"preferences"`
+	Profile     Profile       `json:"profile"`
 
 	// Requests The pending ones, newest first, 200 at most.
 	Requests []PartnerRequest `json:"requests"`
@@ -899,11 +1208,22 @@ type Snapshot struct {
 	Slots SlotCount `json:"slots"`
 }
 
+// ThemeEntries What a custom theme is made of; at most 20 entries of at most 40 characters.
+//
+// Example: {"background":"#fff8f9","primary":"#e91e63"}
+type ThemeEntries map[string]string
+
+// ThemeName defines model for ThemeName.
+type ThemeName string
+
 // Ticket defines model for Ticket.
 type Ticket struct {
 	ExpiresAt time.Time `json:"expiresAt"`
 	Ticket    string    `json:"ticket"`
 }
+
+// BreakupId defines model for BreakupId.
+type BreakupId = openapi_types.UUID
 
 // Cursor defines model for Cursor.
 type Cursor = string
@@ -917,17 +1237,107 @@ type IdempotencyKey = string
 // Limit defines model for Limit.
 type Limit = int
 
+// PartnershipId defines model for PartnershipId.
+type PartnershipId = openapi_types.UUID
+
 // Prefer defines model for Prefer.
 type Prefer = string
 
 // RequestId defines model for RequestId.
 type RequestId = openapi_types.UUID
 
+// TargetUserId defines model for TargetUserId.
+type TargetUserId = openapi_types.UUID
+
+// UserId defines model for UserId.
+type UserId = openapi_types.UUID
+
 // Accepted defines model for Accepted.
 type Accepted = AcceptedCommand
 
 // Applied defines model for Applied.
 type Applied = AppliedCommand
+
+// DeleteAccountParams defines parameters for DeleteAccount.
+type DeleteAccountParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListActivityParams defines parameters for ListActivity.
+type ListActivityParams struct {
+	// Cursor `nextCursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit How many at most; 50 unless given.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListBlocksParams defines parameters for ListBlocks.
+type ListBlocksParams struct {
+	// Cursor `nextCursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit How many at most; 50 unless given.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// UnblockUserParams defines parameters for UnblockUser.
+type UnblockUserParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// BlockUserParams defines parameters for BlockUser.
+type BlockUserParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RequestBreakupParams defines parameters for RequestBreakup.
+type RequestBreakupParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// WithdrawBreakupParams defines parameters for WithdrawBreakup.
+type WithdrawBreakupParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// AcceptBreakupParams defines parameters for AcceptBreakup.
+type AcceptBreakupParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RejectBreakupParams defines parameters for RejectBreakup.
+type RejectBreakupParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
 
 // ListHistoryParams defines parameters for ListHistory.
 type ListHistoryParams struct {
@@ -1017,10 +1427,46 @@ type ListRestorableParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ForfeitParams defines parameters for Forfeit.
+type ForfeitParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // SearchByCodeParams defines parameters for SearchByCode.
 type SearchByCodeParams struct {
 	// Code Ten characters of Crockford base32; case, hyphens and spaces do not matter.
 	Code string `form:"code" json:"code"`
+}
+
+// ListNicknamesParams defines parameters for ListNicknames.
+type ListNicknamesParams struct {
+	// Cursor `nextCursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit How many at most; 50 unless given.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// SetNicknameParams defines parameters for SetNickname.
+type SetNicknameParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ClearNicknameParams defines parameters for ClearNickname.
+type ClearNicknameParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListNotificationsParams defines parameters for ListNotifications.
@@ -1034,6 +1480,27 @@ type ListNotificationsParams struct {
 	// Limit How many at most; 50 unless given.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 }
+
+// UpdateProfileParams defines parameters for UpdateProfile.
+type UpdateProfileParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ChangePartnerCodeParams defines parameters for ChangePartnerCode.
+type ChangePartnerCodeParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteAccountJSONRequestBody defines body for DeleteAccount for application/json ContentType.
+type DeleteAccountJSONRequestBody = AccountDeletion
 
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = Credentials
@@ -1050,6 +1517,9 @@ type RegisterJSONRequestBody = Registration
 // RegisterDeviceJSONRequestBody defines body for RegisterDevice for application/json ContentType.
 type RegisterDeviceJSONRequestBody = DeviceRegistration
 
+// RequestBreakupJSONRequestBody defines body for RequestBreakup for application/json ContentType.
+type RequestBreakupJSONRequestBody = BreakupRequest
+
 // RemoveByDeleteJSONRequestBody defines body for RemoveByDelete for application/json ContentType.
 type RemoveByDeleteJSONRequestBody = Remove
 
@@ -1062,6 +1532,15 @@ type SendRequestJSONRequestBody = SendRequest
 // AcceptRequestJSONRequestBody defines body for AcceptRequest for application/json ContentType.
 type AcceptRequestJSONRequestBody = AcceptRequest
 
+// SetNicknameJSONRequestBody defines body for SetNickname for application/json ContentType.
+type SetNicknameJSONRequestBody = NicknameChange
+
+// UpdateProfileJSONRequestBody defines body for UpdateProfile for application/json ContentType.
+type UpdateProfileJSONRequestBody = ProfileUpdate
+
+// ReportJSONRequestBody defines body for Report for application/json ContentType.
+type ReportJSONRequestBody = Report
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
 	// Root That the service answers
@@ -1070,6 +1549,15 @@ type ServerInterface interface {
 	// Jwks The public keys of access tokens
 	// (GET /.well-known/jwks.json)
 	Jwks(w http.ResponseWriter, r *http.Request)
+	// DeleteAccount Delete one's account
+	// (DELETE /api/account)
+	DeleteAccount(w http.ResponseWriter, r *http.Request, params DeleteAccountParams)
+	// ExportAccount All that one gave and was shown, as one JSON file
+	// (GET /api/account/export)
+	ExportAccount(w http.ResponseWriter, r *http.Request)
+	// ListActivity One's own actions, the last first
+	// (GET /api/activity)
+	ListActivity(w http.ResponseWriter, r *http.Request, params ListActivityParams)
 	// Login Log in with e-mail and password
 	// (POST /api/auth/login)
 	Login(w http.ResponseWriter, r *http.Request)
@@ -1106,12 +1594,39 @@ type ServerInterface interface {
 	// DeleteDevice Remove a push address
 	// (DELETE /api/devices/{id})
 	DeleteDevice(w http.ResponseWriter, r *http.Request, id Id)
+	// ListBlocks Whom one has blocked, the last blocked first
+	// (GET /api/enhanced-partners/blocks)
+	ListBlocks(w http.ResponseWriter, r *http.Request, params ListBlocksParams)
+	// UnblockUser Lift a block
+	// (DELETE /api/enhanced-partners/blocks/{userId})
+	UnblockUser(w http.ResponseWriter, r *http.Request, userId UserId, params UnblockUserParams)
+	// BlockUser Block somebody
+	// (PUT /api/enhanced-partners/blocks/{userId})
+	BlockUser(w http.ResponseWriter, r *http.Request, userId UserId, params BlockUserParams)
+	// RequestBreakup Ask to part
+	// (POST /api/enhanced-partners/breakup)
+	RequestBreakup(w http.ResponseWriter, r *http.Request, params RequestBreakupParams)
+	// GetBreakupStatus Whether one of one's partnerships is about to end
+	// (GET /api/enhanced-partners/breakup-status)
+	GetBreakupStatus(w http.ResponseWriter, r *http.Request)
+	// WithdrawBreakup Take back that one asked to part
+	// (DELETE /api/enhanced-partners/breakup/{breakupId})
+	WithdrawBreakup(w http.ResponseWriter, r *http.Request, breakupId BreakupId, params WithdrawBreakupParams)
+	// AcceptBreakup Agree to part
+	// (PUT /api/enhanced-partners/breakup/{breakupId}/accept)
+	AcceptBreakup(w http.ResponseWriter, r *http.Request, breakupId BreakupId, params AcceptBreakupParams)
+	// RejectBreakup Say no to parting
+	// (PUT /api/enhanced-partners/breakup/{breakupId}/reject)
+	RejectBreakup(w http.ResponseWriter, r *http.Request, breakupId BreakupId, params RejectBreakupParams)
 	// GetCurrent One's partner, or null
 	// (GET /api/enhanced-partners/current)
 	GetCurrent(w http.ResponseWriter, r *http.Request)
 	// ListHistory One's ended partnerships, the last ended first
 	// (GET /api/enhanced-partners/history)
 	ListHistory(w http.ResponseWriter, r *http.Request, params ListHistoryParams)
+	// DeleteHistory Delete one's own copy of an ended partnership
+	// (DELETE /api/enhanced-partners/history/{partnershipId})
+	DeleteHistory(w http.ResponseWriter, r *http.Request, partnershipId PartnershipId)
 	// ListPartners All of one's partners
 	// (GET /api/enhanced-partners/partners)
 	ListPartners(w http.ResponseWriter, r *http.Request)
@@ -1142,6 +1657,9 @@ type ServerInterface interface {
 	// ListRestorable Ended partnerships that a new acceptance would restore
 	// (GET /api/enhanced-partners/restorable)
 	ListRestorable(w http.ResponseWriter, r *http.Request, params ListRestorableParams)
+	// Forfeit Give up silently that an ended partnership can be restored
+	// (POST /api/enhanced-partners/restorable/{partnershipId}/forfeit)
+	Forfeit(w http.ResponseWriter, r *http.Request, partnershipId PartnershipId, params ForfeitParams)
 	// SearchByCode Find a user by their exact partner code
 	// (GET /api/enhanced-partners/search)
 	SearchByCode(w http.ResponseWriter, r *http.Request, params SearchByCodeParams)
@@ -1151,15 +1669,36 @@ type ServerInterface interface {
 	// ApiHealth That the service answers
 	// (GET /api/health)
 	ApiHealth(w http.ResponseWriter, r *http.Request)
+	// ListNicknames The nicknames that one has given
+	// (GET /api/nicknames)
+	ListNicknames(w http.ResponseWriter, r *http.Request, params ListNicknamesParams)
+	// SetNickname Call somebody by a name of one's own
+	// (POST /api/nicknames)
+	SetNickname(w http.ResponseWriter, r *http.Request, params SetNicknameParams)
+	// ClearNickname Drop a nickname
+	// (DELETE /api/nicknames/{targetUserId})
+	ClearNickname(w http.ResponseWriter, r *http.Request, targetUserId TargetUserId, params ClearNicknameParams)
+	// GetNickname The nickname that one has given to somebody
+	// (GET /api/nicknames/{targetUserId})
+	GetNickname(w http.ResponseWriter, r *http.Request, targetUserId TargetUserId)
 	// ListNotifications One's inbox after a sequence
 	// (GET /api/notifications)
 	ListNotifications(w http.ResponseWriter, r *http.Request, params ListNotificationsParams)
 	// GetProfile One's own profile
 	// (GET /api/profile)
 	GetProfile(w http.ResponseWriter, r *http.Request)
+	// UpdateProfile Change one's profile
+	// (PATCH /api/profile)
+	UpdateProfile(w http.ResponseWriter, r *http.Request, params UpdateProfileParams)
+	// ChangePartnerCode Get a new partner code
+	// (POST /api/profile/partner-code)
+	ChangePartnerCode(w http.ResponseWriter, r *http.Request, params ChangePartnerCodeParams)
 	// CreateTicket A single-use admission to the WebSocket
 	// (POST /api/realtime/ticket)
 	CreateTicket(w http.ResponseWriter, r *http.Request)
+	// Report Report somebody to the people who run the service
+	// (POST /api/reports)
+	Report(w http.ResponseWriter, r *http.Request)
 	// Sync Everything a client shows, in one snapshot
 	// (GET /api/sync)
 	Sync(w http.ResponseWriter, r *http.Request)
@@ -1205,6 +1744,126 @@ func (siw *ServerInterfaceWrapper) Jwks(w http.ResponseWriter, r *http.Request) 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Jwks(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteAccount operation middleware
+func (siw *ServerInterfaceWrapper) DeleteAccount(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteAccountParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteAccount(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ExportAccount operation middleware
+func (siw *ServerInterfaceWrapper) ExportAccount(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ExportAccount(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListActivity operation middleware
+func (siw *ServerInterfaceWrapper) ListActivity(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListActivityParams
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListActivity(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1418,6 +2077,471 @@ func (siw *ServerInterfaceWrapper) DeleteDevice(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// ListBlocks operation middleware
+func (siw *ServerInterfaceWrapper) ListBlocks(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListBlocksParams
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListBlocks(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UnblockUser operation middleware
+func (siw *ServerInterfaceWrapper) UnblockUser(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "userId" -------------
+	var userId UserId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "userId", mux.Vars(r)["userId"], &userId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "userId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UnblockUserParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UnblockUser(w, r, userId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// BlockUser operation middleware
+func (siw *ServerInterfaceWrapper) BlockUser(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "userId" -------------
+	var userId UserId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "userId", mux.Vars(r)["userId"], &userId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "userId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params BlockUserParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.BlockUser(w, r, userId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RequestBreakup operation middleware
+func (siw *ServerInterfaceWrapper) RequestBreakup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RequestBreakupParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RequestBreakup(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetBreakupStatus operation middleware
+func (siw *ServerInterfaceWrapper) GetBreakupStatus(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetBreakupStatus(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// WithdrawBreakup operation middleware
+func (siw *ServerInterfaceWrapper) WithdrawBreakup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "breakupId" -------------
+	var breakupId BreakupId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "breakupId", mux.Vars(r)["breakupId"], &breakupId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "breakupId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params WithdrawBreakupParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.WithdrawBreakup(w, r, breakupId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// AcceptBreakup operation middleware
+func (siw *ServerInterfaceWrapper) AcceptBreakup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "breakupId" -------------
+	var breakupId BreakupId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "breakupId", mux.Vars(r)["breakupId"], &breakupId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "breakupId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params AcceptBreakupParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.AcceptBreakup(w, r, breakupId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RejectBreakup operation middleware
+func (siw *ServerInterfaceWrapper) RejectBreakup(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "breakupId" -------------
+	var breakupId BreakupId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "breakupId", mux.Vars(r)["breakupId"], &breakupId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "breakupId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RejectBreakupParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RejectBreakup(w, r, breakupId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetCurrent operation middleware
 func (siw *ServerInterfaceWrapper) GetCurrent(w http.ResponseWriter, r *http.Request) {
 
@@ -1469,6 +2593,32 @@ func (siw *ServerInterfaceWrapper) ListHistory(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListHistory(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteHistory operation middleware
+func (siw *ServerInterfaceWrapper) DeleteHistory(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "partnershipId" -------------
+	var partnershipId PartnershipId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "partnershipId", mux.Vars(r)["partnershipId"], &partnershipId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partnershipId", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteHistory(w, r, partnershipId)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2049,6 +3199,75 @@ func (siw *ServerInterfaceWrapper) ListRestorable(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// Forfeit operation middleware
+func (siw *ServerInterfaceWrapper) Forfeit(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "partnershipId" -------------
+	var partnershipId PartnershipId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "partnershipId", mux.Vars(r)["partnershipId"], &partnershipId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "partnershipId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ForfeitParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Forfeit(w, r, partnershipId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // SearchByCode operation middleware
 func (siw *ServerInterfaceWrapper) SearchByCode(w http.ResponseWriter, r *http.Request) {
 
@@ -2101,6 +3320,207 @@ func (siw *ServerInterfaceWrapper) ApiHealth(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ApiHealth(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListNicknames operation middleware
+func (siw *ServerInterfaceWrapper) ListNicknames(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListNicknamesParams
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListNicknames(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SetNickname operation middleware
+func (siw *ServerInterfaceWrapper) SetNickname(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SetNicknameParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SetNickname(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ClearNickname operation middleware
+func (siw *ServerInterfaceWrapper) ClearNickname(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "targetUserId" -------------
+	var targetUserId TargetUserId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "targetUserId", mux.Vars(r)["targetUserId"], &targetUserId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "targetUserId", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ClearNicknameParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ClearNickname(w, r, targetUserId, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetNickname operation middleware
+func (siw *ServerInterfaceWrapper) GetNickname(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "targetUserId" -------------
+	var targetUserId TargetUserId
+
+	err = runtime.BindStyledParameterWithOptions("simple", "targetUserId", mux.Vars(r)["targetUserId"], &targetUserId, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "targetUserId", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetNickname(w, r, targetUserId)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2183,11 +3603,145 @@ func (siw *ServerInterfaceWrapper) GetProfile(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// UpdateProfile operation middleware
+func (siw *ServerInterfaceWrapper) UpdateProfile(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UpdateProfileParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateProfile(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ChangePartnerCode operation middleware
+func (siw *ServerInterfaceWrapper) ChangePartnerCode(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ChangePartnerCodeParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ChangePartnerCode(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // CreateTicket operation middleware
 func (siw *ServerInterfaceWrapper) CreateTicket(w http.ResponseWriter, r *http.Request) {
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.CreateTicket(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Report operation middleware
+func (siw *ServerInterfaceWrapper) Report(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Report(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2398,7 +3952,15 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/.well-known/jwks.json", wrapper.Jwks).Methods(http.MethodGet)
 
+	r.HandleFunc(options.BaseURL+"/api/account", wrapper.DeleteAccount).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/api/account/export", wrapper.ExportAccount).Methods(http.MethodGet)
+
 	r.HandleFunc(options.BaseURL+"/api/profile", wrapper.GetProfile).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/profile", wrapper.UpdateProfile).Methods(http.MethodPatch)
+
+	r.HandleFunc(options.BaseURL+"/api/profile/partner-code", wrapper.ChangePartnerCode).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/sync", wrapper.Sync).Methods(http.MethodGet)
 
@@ -2426,9 +3988,37 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/restorable", wrapper.ListRestorable).Methods(http.MethodGet)
 
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/history/{partnershipId}", wrapper.DeleteHistory).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/restorable/{partnershipId}/forfeit", wrapper.Forfeit).Methods(http.MethodPost)
+
 	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/remove", wrapper.RemoveByDelete).Methods(http.MethodDelete)
 
 	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/remove", wrapper.Remove).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/breakup", wrapper.RequestBreakup).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/breakup/{breakupId}", wrapper.WithdrawBreakup).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/breakup/{breakupId}/accept", wrapper.AcceptBreakup).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/breakup/{breakupId}/reject", wrapper.RejectBreakup).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/breakup-status", wrapper.GetBreakupStatus).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/blocks", wrapper.ListBlocks).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/blocks/{userId}", wrapper.UnblockUser).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/blocks/{userId}", wrapper.BlockUser).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/api/nicknames", wrapper.ListNicknames).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/nicknames", wrapper.SetNickname).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/nicknames/{targetUserId}", wrapper.ClearNickname).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/api/nicknames/{targetUserId}", wrapper.GetNickname).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/commands/{id}", wrapper.GetCommand).Methods(http.MethodGet)
 
@@ -2439,6 +4029,10 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/devices", wrapper.RegisterDevice).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/devices/{id}", wrapper.DeleteDevice).Methods(http.MethodDelete)
+
+	r.HandleFunc(options.BaseURL+"/api/activity", wrapper.ListActivity).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/reports", wrapper.Report).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/realtime/ticket", wrapper.CreateTicket).Methods(http.MethodPost)
 
@@ -2572,6 +4166,204 @@ type JwksdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response JwksdefaultApplicationProblemPlusJSONResponse) VisitJwksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAccountRequestObject struct {
+	Params DeleteAccountParams
+	Body   *DeleteAccountJSONRequestBody
+}
+
+type DeleteAccountResponseObject interface {
+	VisitDeleteAccountResponse(w http.ResponseWriter) error
+}
+
+type DeleteAccount200JSONResponse struct{ AppliedJSONResponse }
+
+func (response DeleteAccount200JSONResponse) VisitDeleteAccountResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAccount202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response DeleteAccount202JSONResponse) VisitDeleteAccountResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAccountdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response DeleteAccountdefaultApplicationProblemPlusJSONResponse) VisitDeleteAccountResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportAccountRequestObject struct {
+}
+
+type ExportAccountResponseObject interface {
+	VisitExportAccountResponse(w http.ResponseWriter) error
+}
+
+type ExportAccount200ResponseHeaders struct {
+	ContentDisposition *string
+}
+
+type ExportAccount200JSONResponse struct {
+	Body    Export
+	Headers ExportAccount200ResponseHeaders
+}
+
+func (response ExportAccount200JSONResponse) VisitExportAccountResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ContentDisposition != nil {
+		w.Header().Set("Content-Disposition", fmt.Sprint(*response.Headers.ContentDisposition))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportAccountdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ExportAccountdefaultApplicationProblemPlusJSONResponse) VisitExportAccountResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListActivityRequestObject struct {
+	Params ListActivityParams
+}
+
+type ListActivityResponseObject interface {
+	VisitListActivityResponse(w http.ResponseWriter) error
+}
+
+type ListActivity200JSONResponse ActivityList
+
+func (response ListActivity200JSONResponse) VisitListActivityResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListActivitydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ListActivitydefaultApplicationProblemPlusJSONResponse) VisitListActivityResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3185,6 +4977,619 @@ func (response DeleteDevicedefaultApplicationProblemPlusJSONResponse) VisitDelet
 	return err
 }
 
+type ListBlocksRequestObject struct {
+	Params ListBlocksParams
+}
+
+type ListBlocksResponseObject interface {
+	VisitListBlocksResponse(w http.ResponseWriter) error
+}
+
+type ListBlocks200JSONResponse BlockList
+
+func (response ListBlocks200JSONResponse) VisitListBlocksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListBlocksdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ListBlocksdefaultApplicationProblemPlusJSONResponse) VisitListBlocksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UnblockUserRequestObject struct {
+	UserId UserId `json:"userId"`
+	Params UnblockUserParams
+}
+
+type UnblockUserResponseObject interface {
+	VisitUnblockUserResponse(w http.ResponseWriter) error
+}
+
+type UnblockUser200JSONResponse struct{ AppliedJSONResponse }
+
+func (response UnblockUser200JSONResponse) VisitUnblockUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UnblockUser202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response UnblockUser202JSONResponse) VisitUnblockUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UnblockUserdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response UnblockUserdefaultApplicationProblemPlusJSONResponse) VisitUnblockUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BlockUserRequestObject struct {
+	UserId UserId `json:"userId"`
+	Params BlockUserParams
+}
+
+type BlockUserResponseObject interface {
+	VisitBlockUserResponse(w http.ResponseWriter) error
+}
+
+type BlockUser200JSONResponse struct{ AppliedJSONResponse }
+
+func (response BlockUser200JSONResponse) VisitBlockUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BlockUser202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response BlockUser202JSONResponse) VisitBlockUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type BlockUserdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response BlockUserdefaultApplicationProblemPlusJSONResponse) VisitBlockUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RequestBreakupRequestObject struct {
+	Params RequestBreakupParams
+	Body   *RequestBreakupJSONRequestBody
+}
+
+type RequestBreakupResponseObject interface {
+	VisitRequestBreakupResponse(w http.ResponseWriter) error
+}
+
+type RequestBreakup200JSONResponse struct{ AppliedJSONResponse }
+
+func (response RequestBreakup200JSONResponse) VisitRequestBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RequestBreakup202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response RequestBreakup202JSONResponse) VisitRequestBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RequestBreakupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response RequestBreakupdefaultApplicationProblemPlusJSONResponse) VisitRequestBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBreakupStatusRequestObject struct {
+}
+
+type GetBreakupStatusResponseObject interface {
+	VisitGetBreakupStatusResponse(w http.ResponseWriter) error
+}
+
+type GetBreakupStatus200JSONResponse BreakupState
+
+func (response GetBreakupStatus200JSONResponse) VisitGetBreakupStatusResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBreakupStatusdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response GetBreakupStatusdefaultApplicationProblemPlusJSONResponse) VisitGetBreakupStatusResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type WithdrawBreakupRequestObject struct {
+	BreakupId BreakupId `json:"breakupId"`
+	Params    WithdrawBreakupParams
+}
+
+type WithdrawBreakupResponseObject interface {
+	VisitWithdrawBreakupResponse(w http.ResponseWriter) error
+}
+
+type WithdrawBreakup200JSONResponse struct{ AppliedJSONResponse }
+
+func (response WithdrawBreakup200JSONResponse) VisitWithdrawBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type WithdrawBreakup202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response WithdrawBreakup202JSONResponse) VisitWithdrawBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type WithdrawBreakupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response WithdrawBreakupdefaultApplicationProblemPlusJSONResponse) VisitWithdrawBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AcceptBreakupRequestObject struct {
+	BreakupId BreakupId `json:"breakupId"`
+	Params    AcceptBreakupParams
+}
+
+type AcceptBreakupResponseObject interface {
+	VisitAcceptBreakupResponse(w http.ResponseWriter) error
+}
+
+type AcceptBreakup200JSONResponse struct{ AppliedJSONResponse }
+
+func (response AcceptBreakup200JSONResponse) VisitAcceptBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AcceptBreakup202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response AcceptBreakup202JSONResponse) VisitAcceptBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AcceptBreakupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response AcceptBreakupdefaultApplicationProblemPlusJSONResponse) VisitAcceptBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RejectBreakupRequestObject struct {
+	BreakupId BreakupId `json:"breakupId"`
+	Params    RejectBreakupParams
+}
+
+type RejectBreakupResponseObject interface {
+	VisitRejectBreakupResponse(w http.ResponseWriter) error
+}
+
+type RejectBreakup200JSONResponse struct{ AppliedJSONResponse }
+
+func (response RejectBreakup200JSONResponse) VisitRejectBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RejectBreakup202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response RejectBreakup202JSONResponse) VisitRejectBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RejectBreakupdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response RejectBreakupdefaultApplicationProblemPlusJSONResponse) VisitRejectBreakupResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetCurrentRequestObject struct {
 }
 
@@ -3265,6 +5670,52 @@ type ListHistorydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListHistorydefaultApplicationProblemPlusJSONResponse) VisitListHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteHistoryRequestObject struct {
+	PartnershipId PartnershipId `json:"partnershipId"`
+}
+
+type DeleteHistoryResponseObject interface {
+	VisitDeleteHistoryResponse(w http.ResponseWriter) error
+}
+
+type DeleteHistory204Response struct {
+}
+
+func (response DeleteHistory204Response) VisitDeleteHistoryResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteHistorydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response DeleteHistorydefaultApplicationProblemPlusJSONResponse) VisitDeleteHistoryResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -4006,6 +6457,91 @@ func (response ListRestorabledefaultApplicationProblemPlusJSONResponse) VisitLis
 	return err
 }
 
+type ForfeitRequestObject struct {
+	PartnershipId PartnershipId `json:"partnershipId"`
+	Params        ForfeitParams
+}
+
+type ForfeitResponseObject interface {
+	VisitForfeitResponse(w http.ResponseWriter) error
+}
+
+type Forfeit200JSONResponse struct{ AppliedJSONResponse }
+
+func (response Forfeit200JSONResponse) VisitForfeitResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type Forfeit202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response Forfeit202JSONResponse) VisitForfeitResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ForfeitdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ForfeitdefaultApplicationProblemPlusJSONResponse) VisitForfeitResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type SearchByCodeRequestObject struct {
 	Params SearchByCodeParams
 }
@@ -4162,6 +6698,280 @@ func (response ApiHealthdefaultApplicationProblemPlusJSONResponse) VisitApiHealt
 	return err
 }
 
+type ListNicknamesRequestObject struct {
+	Params ListNicknamesParams
+}
+
+type ListNicknamesResponseObject interface {
+	VisitListNicknamesResponse(w http.ResponseWriter) error
+}
+
+type ListNicknames200JSONResponse NicknameList
+
+func (response ListNicknames200JSONResponse) VisitListNicknamesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListNicknamesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ListNicknamesdefaultApplicationProblemPlusJSONResponse) VisitListNicknamesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetNicknameRequestObject struct {
+	Params SetNicknameParams
+	Body   *SetNicknameJSONRequestBody
+}
+
+type SetNicknameResponseObject interface {
+	VisitSetNicknameResponse(w http.ResponseWriter) error
+}
+
+type SetNickname200JSONResponse struct{ AppliedJSONResponse }
+
+func (response SetNickname200JSONResponse) VisitSetNicknameResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetNickname202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response SetNickname202JSONResponse) VisitSetNicknameResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetNicknamedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response SetNicknamedefaultApplicationProblemPlusJSONResponse) VisitSetNicknameResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearNicknameRequestObject struct {
+	TargetUserId TargetUserId `json:"targetUserId"`
+	Params       ClearNicknameParams
+}
+
+type ClearNicknameResponseObject interface {
+	VisitClearNicknameResponse(w http.ResponseWriter) error
+}
+
+type ClearNickname200JSONResponse struct{ AppliedJSONResponse }
+
+func (response ClearNickname200JSONResponse) VisitClearNicknameResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearNickname202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response ClearNickname202JSONResponse) VisitClearNicknameResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClearNicknamedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ClearNicknamedefaultApplicationProblemPlusJSONResponse) VisitClearNicknameResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNicknameRequestObject struct {
+	TargetUserId TargetUserId `json:"targetUserId"`
+}
+
+type GetNicknameResponseObject interface {
+	VisitGetNicknameResponse(w http.ResponseWriter) error
+}
+
+type GetNickname200JSONResponse Nickname
+
+func (response GetNickname200JSONResponse) VisitGetNicknameResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetNicknamedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response GetNicknamedefaultApplicationProblemPlusJSONResponse) VisitGetNicknameResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListNotificationsRequestObject struct {
 	Params ListNotificationsParams
 }
@@ -4265,6 +7075,175 @@ func (response GetProfiledefaultApplicationProblemPlusJSONResponse) VisitGetProf
 	return err
 }
 
+type UpdateProfileRequestObject struct {
+	Params UpdateProfileParams
+	Body   *UpdateProfileJSONRequestBody
+}
+
+type UpdateProfileResponseObject interface {
+	VisitUpdateProfileResponse(w http.ResponseWriter) error
+}
+
+type UpdateProfile200JSONResponse struct{ AppliedJSONResponse }
+
+func (response UpdateProfile200JSONResponse) VisitUpdateProfileResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateProfile202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response UpdateProfile202JSONResponse) VisitUpdateProfileResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateProfiledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response UpdateProfiledefaultApplicationProblemPlusJSONResponse) VisitUpdateProfileResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangePartnerCodeRequestObject struct {
+	Params ChangePartnerCodeParams
+}
+
+type ChangePartnerCodeResponseObject interface {
+	VisitChangePartnerCodeResponse(w http.ResponseWriter) error
+}
+
+type ChangePartnerCode200JSONResponse struct{ AppliedJSONResponse }
+
+func (response ChangePartnerCode200JSONResponse) VisitChangePartnerCodeResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangePartnerCode202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response ChangePartnerCode202JSONResponse) VisitChangePartnerCodeResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangePartnerCodedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ChangePartnerCodedefaultApplicationProblemPlusJSONResponse) VisitChangePartnerCodeResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateTicketRequestObject struct {
 }
 
@@ -4293,6 +7272,58 @@ type CreateTicketdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response CreateTicketdefaultApplicationProblemPlusJSONResponse) VisitCreateTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReportRequestObject struct {
+	Body *ReportJSONRequestBody
+}
+
+type ReportResponseObject interface {
+	VisitReportResponse(w http.ResponseWriter) error
+}
+
+type Report201JSONResponse ReportReceipt
+
+func (response Report201JSONResponse) VisitReportResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReportdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ReportdefaultApplicationProblemPlusJSONResponse) VisitReportResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -4603,6 +7634,15 @@ type StrictServerInterface interface {
 	// Jwks The public keys of access tokens
 	// (GET /.well-known/jwks.json)
 	Jwks(ctx context.Context, request JwksRequestObject) (JwksResponseObject, error)
+	// DeleteAccount Delete one's account
+	// (DELETE /api/account)
+	DeleteAccount(ctx context.Context, request DeleteAccountRequestObject) (DeleteAccountResponseObject, error)
+	// ExportAccount All that one gave and was shown, as one JSON file
+	// (GET /api/account/export)
+	ExportAccount(ctx context.Context, request ExportAccountRequestObject) (ExportAccountResponseObject, error)
+	// ListActivity One's own actions, the last first
+	// (GET /api/activity)
+	ListActivity(ctx context.Context, request ListActivityRequestObject) (ListActivityResponseObject, error)
 	// Login Log in with e-mail and password
 	// (POST /api/auth/login)
 	Login(ctx context.Context, request LoginRequestObject) (LoginResponseObject, error)
@@ -4639,12 +7679,39 @@ type StrictServerInterface interface {
 	// DeleteDevice Remove a push address
 	// (DELETE /api/devices/{id})
 	DeleteDevice(ctx context.Context, request DeleteDeviceRequestObject) (DeleteDeviceResponseObject, error)
+	// ListBlocks Whom one has blocked, the last blocked first
+	// (GET /api/enhanced-partners/blocks)
+	ListBlocks(ctx context.Context, request ListBlocksRequestObject) (ListBlocksResponseObject, error)
+	// UnblockUser Lift a block
+	// (DELETE /api/enhanced-partners/blocks/{userId})
+	UnblockUser(ctx context.Context, request UnblockUserRequestObject) (UnblockUserResponseObject, error)
+	// BlockUser Block somebody
+	// (PUT /api/enhanced-partners/blocks/{userId})
+	BlockUser(ctx context.Context, request BlockUserRequestObject) (BlockUserResponseObject, error)
+	// RequestBreakup Ask to part
+	// (POST /api/enhanced-partners/breakup)
+	RequestBreakup(ctx context.Context, request RequestBreakupRequestObject) (RequestBreakupResponseObject, error)
+	// GetBreakupStatus Whether one of one's partnerships is about to end
+	// (GET /api/enhanced-partners/breakup-status)
+	GetBreakupStatus(ctx context.Context, request GetBreakupStatusRequestObject) (GetBreakupStatusResponseObject, error)
+	// WithdrawBreakup Take back that one asked to part
+	// (DELETE /api/enhanced-partners/breakup/{breakupId})
+	WithdrawBreakup(ctx context.Context, request WithdrawBreakupRequestObject) (WithdrawBreakupResponseObject, error)
+	// AcceptBreakup Agree to part
+	// (PUT /api/enhanced-partners/breakup/{breakupId}/accept)
+	AcceptBreakup(ctx context.Context, request AcceptBreakupRequestObject) (AcceptBreakupResponseObject, error)
+	// RejectBreakup Say no to parting
+	// (PUT /api/enhanced-partners/breakup/{breakupId}/reject)
+	RejectBreakup(ctx context.Context, request RejectBreakupRequestObject) (RejectBreakupResponseObject, error)
 	// GetCurrent One's partner, or null
 	// (GET /api/enhanced-partners/current)
 	GetCurrent(ctx context.Context, request GetCurrentRequestObject) (GetCurrentResponseObject, error)
 	// ListHistory One's ended partnerships, the last ended first
 	// (GET /api/enhanced-partners/history)
 	ListHistory(ctx context.Context, request ListHistoryRequestObject) (ListHistoryResponseObject, error)
+	// DeleteHistory Delete one's own copy of an ended partnership
+	// (DELETE /api/enhanced-partners/history/{partnershipId})
+	DeleteHistory(ctx context.Context, request DeleteHistoryRequestObject) (DeleteHistoryResponseObject, error)
 	// ListPartners All of one's partners
 	// (GET /api/enhanced-partners/partners)
 	ListPartners(ctx context.Context, request ListPartnersRequestObject) (ListPartnersResponseObject, error)
@@ -4675,6 +7742,9 @@ type StrictServerInterface interface {
 	// ListRestorable Ended partnerships that a new acceptance would restore
 	// (GET /api/enhanced-partners/restorable)
 	ListRestorable(ctx context.Context, request ListRestorableRequestObject) (ListRestorableResponseObject, error)
+	// Forfeit Give up silently that an ended partnership can be restored
+	// (POST /api/enhanced-partners/restorable/{partnershipId}/forfeit)
+	Forfeit(ctx context.Context, request ForfeitRequestObject) (ForfeitResponseObject, error)
 	// SearchByCode Find a user by their exact partner code
 	// (GET /api/enhanced-partners/search)
 	SearchByCode(ctx context.Context, request SearchByCodeRequestObject) (SearchByCodeResponseObject, error)
@@ -4684,15 +7754,36 @@ type StrictServerInterface interface {
 	// ApiHealth That the service answers
 	// (GET /api/health)
 	ApiHealth(ctx context.Context, request ApiHealthRequestObject) (ApiHealthResponseObject, error)
+	// ListNicknames The nicknames that one has given
+	// (GET /api/nicknames)
+	ListNicknames(ctx context.Context, request ListNicknamesRequestObject) (ListNicknamesResponseObject, error)
+	// SetNickname Call somebody by a name of one's own
+	// (POST /api/nicknames)
+	SetNickname(ctx context.Context, request SetNicknameRequestObject) (SetNicknameResponseObject, error)
+	// ClearNickname Drop a nickname
+	// (DELETE /api/nicknames/{targetUserId})
+	ClearNickname(ctx context.Context, request ClearNicknameRequestObject) (ClearNicknameResponseObject, error)
+	// GetNickname The nickname that one has given to somebody
+	// (GET /api/nicknames/{targetUserId})
+	GetNickname(ctx context.Context, request GetNicknameRequestObject) (GetNicknameResponseObject, error)
 	// ListNotifications One's inbox after a sequence
 	// (GET /api/notifications)
 	ListNotifications(ctx context.Context, request ListNotificationsRequestObject) (ListNotificationsResponseObject, error)
 	// GetProfile One's own profile
 	// (GET /api/profile)
 	GetProfile(ctx context.Context, request GetProfileRequestObject) (GetProfileResponseObject, error)
+	// UpdateProfile Change one's profile
+	// (PATCH /api/profile)
+	UpdateProfile(ctx context.Context, request UpdateProfileRequestObject) (UpdateProfileResponseObject, error)
+	// ChangePartnerCode Get a new partner code
+	// (POST /api/profile/partner-code)
+	ChangePartnerCode(ctx context.Context, request ChangePartnerCodeRequestObject) (ChangePartnerCodeResponseObject, error)
 	// CreateTicket A single-use admission to the WebSocket
 	// (POST /api/realtime/ticket)
 	CreateTicket(ctx context.Context, request CreateTicketRequestObject) (CreateTicketResponseObject, error)
+	// Report Report somebody to the people who run the service
+	// (POST /api/reports)
+	Report(ctx context.Context, request ReportRequestObject) (ReportResponseObject, error)
 	// Sync Everything a client shows, in one snapshot
 	// (GET /api/sync)
 	Sync(ctx context.Context, request SyncRequestObject) (SyncResponseObject, error)
@@ -4790,6 +7881,92 @@ func (sh *strictHandler) Jwks(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(JwksResponseObject); ok {
 		if err := validResponse.VisitJwksResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteAccount operation middleware
+func (sh *strictHandler) DeleteAccount(w http.ResponseWriter, r *http.Request, params DeleteAccountParams) {
+	var request DeleteAccountRequestObject
+
+	request.Params = params
+
+	var body DeleteAccountJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteAccount(ctx, request.(DeleteAccountRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteAccount")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteAccountResponseObject); ok {
+		if err := validResponse.VisitDeleteAccountResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ExportAccount operation middleware
+func (sh *strictHandler) ExportAccount(w http.ResponseWriter, r *http.Request) {
+	var request ExportAccountRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ExportAccount(ctx, request.(ExportAccountRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExportAccount")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExportAccountResponseObject); ok {
+		if err := validResponse.VisitExportAccountResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListActivity operation middleware
+func (sh *strictHandler) ListActivity(w http.ResponseWriter, r *http.Request, params ListActivityParams) {
+	var request ListActivityRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListActivity(ctx, request.(ListActivityRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListActivity")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListActivityResponseObject); ok {
+		if err := validResponse.VisitListActivityResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -5126,6 +8303,227 @@ func (sh *strictHandler) DeleteDevice(w http.ResponseWriter, r *http.Request, id
 	}
 }
 
+// ListBlocks operation middleware
+func (sh *strictHandler) ListBlocks(w http.ResponseWriter, r *http.Request, params ListBlocksParams) {
+	var request ListBlocksRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListBlocks(ctx, request.(ListBlocksRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListBlocks")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListBlocksResponseObject); ok {
+		if err := validResponse.VisitListBlocksResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// UnblockUser operation middleware
+func (sh *strictHandler) UnblockUser(w http.ResponseWriter, r *http.Request, userId UserId, params UnblockUserParams) {
+	var request UnblockUserRequestObject
+
+	request.UserId = userId
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UnblockUser(ctx, request.(UnblockUserRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UnblockUser")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UnblockUserResponseObject); ok {
+		if err := validResponse.VisitUnblockUserResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// BlockUser operation middleware
+func (sh *strictHandler) BlockUser(w http.ResponseWriter, r *http.Request, userId UserId, params BlockUserParams) {
+	var request BlockUserRequestObject
+
+	request.UserId = userId
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.BlockUser(ctx, request.(BlockUserRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BlockUser")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(BlockUserResponseObject); ok {
+		if err := validResponse.VisitBlockUserResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RequestBreakup operation middleware
+func (sh *strictHandler) RequestBreakup(w http.ResponseWriter, r *http.Request, params RequestBreakupParams) {
+	var request RequestBreakupRequestObject
+
+	request.Params = params
+
+	var body RequestBreakupJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RequestBreakup(ctx, request.(RequestBreakupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RequestBreakup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RequestBreakupResponseObject); ok {
+		if err := validResponse.VisitRequestBreakupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetBreakupStatus operation middleware
+func (sh *strictHandler) GetBreakupStatus(w http.ResponseWriter, r *http.Request) {
+	var request GetBreakupStatusRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetBreakupStatus(ctx, request.(GetBreakupStatusRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetBreakupStatus")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetBreakupStatusResponseObject); ok {
+		if err := validResponse.VisitGetBreakupStatusResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// WithdrawBreakup operation middleware
+func (sh *strictHandler) WithdrawBreakup(w http.ResponseWriter, r *http.Request, breakupId BreakupId, params WithdrawBreakupParams) {
+	var request WithdrawBreakupRequestObject
+
+	request.BreakupId = breakupId
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.WithdrawBreakup(ctx, request.(WithdrawBreakupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "WithdrawBreakup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(WithdrawBreakupResponseObject); ok {
+		if err := validResponse.VisitWithdrawBreakupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// AcceptBreakup operation middleware
+func (sh *strictHandler) AcceptBreakup(w http.ResponseWriter, r *http.Request, breakupId BreakupId, params AcceptBreakupParams) {
+	var request AcceptBreakupRequestObject
+
+	request.BreakupId = breakupId
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.AcceptBreakup(ctx, request.(AcceptBreakupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AcceptBreakup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(AcceptBreakupResponseObject); ok {
+		if err := validResponse.VisitAcceptBreakupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RejectBreakup operation middleware
+func (sh *strictHandler) RejectBreakup(w http.ResponseWriter, r *http.Request, breakupId BreakupId, params RejectBreakupParams) {
+	var request RejectBreakupRequestObject
+
+	request.BreakupId = breakupId
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RejectBreakup(ctx, request.(RejectBreakupRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RejectBreakup")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RejectBreakupResponseObject); ok {
+		if err := validResponse.VisitRejectBreakupResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // GetCurrent operation middleware
 func (sh *strictHandler) GetCurrent(w http.ResponseWriter, r *http.Request) {
 	var request GetCurrentRequestObject
@@ -5169,6 +8567,32 @@ func (sh *strictHandler) ListHistory(w http.ResponseWriter, r *http.Request, par
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListHistoryResponseObject); ok {
 		if err := validResponse.VisitListHistoryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteHistory operation middleware
+func (sh *strictHandler) DeleteHistory(w http.ResponseWriter, r *http.Request, partnershipId PartnershipId) {
+	var request DeleteHistoryRequestObject
+
+	request.PartnershipId = partnershipId
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteHistory(ctx, request.(DeleteHistoryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteHistory")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteHistoryResponseObject); ok {
+		if err := validResponse.VisitDeleteHistoryResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -5474,6 +8898,33 @@ func (sh *strictHandler) ListRestorable(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// Forfeit operation middleware
+func (sh *strictHandler) Forfeit(w http.ResponseWriter, r *http.Request, partnershipId PartnershipId, params ForfeitParams) {
+	var request ForfeitRequestObject
+
+	request.PartnershipId = partnershipId
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.Forfeit(ctx, request.(ForfeitRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "Forfeit")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ForfeitResponseObject); ok {
+		if err := validResponse.VisitForfeitResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // SearchByCode operation middleware
 func (sh *strictHandler) SearchByCode(w http.ResponseWriter, r *http.Request, params SearchByCodeParams) {
 	var request SearchByCodeRequestObject
@@ -5548,6 +8999,118 @@ func (sh *strictHandler) ApiHealth(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// ListNicknames operation middleware
+func (sh *strictHandler) ListNicknames(w http.ResponseWriter, r *http.Request, params ListNicknamesParams) {
+	var request ListNicknamesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListNicknames(ctx, request.(ListNicknamesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListNicknames")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListNicknamesResponseObject); ok {
+		if err := validResponse.VisitListNicknamesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// SetNickname operation middleware
+func (sh *strictHandler) SetNickname(w http.ResponseWriter, r *http.Request, params SetNicknameParams) {
+	var request SetNicknameRequestObject
+
+	request.Params = params
+
+	var body SetNicknameJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SetNickname(ctx, request.(SetNicknameRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SetNickname")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SetNicknameResponseObject); ok {
+		if err := validResponse.VisitSetNicknameResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ClearNickname operation middleware
+func (sh *strictHandler) ClearNickname(w http.ResponseWriter, r *http.Request, targetUserId TargetUserId, params ClearNicknameParams) {
+	var request ClearNicknameRequestObject
+
+	request.TargetUserId = targetUserId
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ClearNickname(ctx, request.(ClearNicknameRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ClearNickname")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ClearNicknameResponseObject); ok {
+		if err := validResponse.VisitClearNicknameResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetNickname operation middleware
+func (sh *strictHandler) GetNickname(w http.ResponseWriter, r *http.Request, targetUserId TargetUserId) {
+	var request GetNicknameRequestObject
+
+	request.TargetUserId = targetUserId
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetNickname(ctx, request.(GetNicknameRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetNickname")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetNicknameResponseObject); ok {
+		if err := validResponse.VisitGetNicknameResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListNotifications operation middleware
 func (sh *strictHandler) ListNotifications(w http.ResponseWriter, r *http.Request, params ListNotificationsParams) {
 	var request ListNotificationsRequestObject
@@ -5598,6 +9161,65 @@ func (sh *strictHandler) GetProfile(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// UpdateProfile operation middleware
+func (sh *strictHandler) UpdateProfile(w http.ResponseWriter, r *http.Request, params UpdateProfileParams) {
+	var request UpdateProfileRequestObject
+
+	request.Params = params
+
+	var body UpdateProfileJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateProfile(ctx, request.(UpdateProfileRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateProfile")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(UpdateProfileResponseObject); ok {
+		if err := validResponse.VisitUpdateProfileResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ChangePartnerCode operation middleware
+func (sh *strictHandler) ChangePartnerCode(w http.ResponseWriter, r *http.Request, params ChangePartnerCodeParams) {
+	var request ChangePartnerCodeRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ChangePartnerCode(ctx, request.(ChangePartnerCodeRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ChangePartnerCode")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ChangePartnerCodeResponseObject); ok {
+		if err := validResponse.VisitChangePartnerCodeResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // CreateTicket operation middleware
 func (sh *strictHandler) CreateTicket(w http.ResponseWriter, r *http.Request) {
 	var request CreateTicketRequestObject
@@ -5615,6 +9237,37 @@ func (sh *strictHandler) CreateTicket(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(CreateTicketResponseObject); ok {
 		if err := validResponse.VisitCreateTicketResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// Report operation middleware
+func (sh *strictHandler) Report(w http.ResponseWriter, r *http.Request) {
+	var request ReportRequestObject
+
+	var body ReportJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.Report(ctx, request.(ReportRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "Report")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReportResponseObject); ok {
+		if err := validResponse.VisitReportResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -94,6 +94,11 @@ func (c Config) check() []*Fault {
 	const year = 366 * 24 * time.Hour
 	check.lasts("REQUEST_TTL", c.RequestTTL, time.Second, year)
 	check.lasts("RESTORE_WINDOW", c.RestoreWindow, time.Second, year)
+	check.lasts("BREAKUP_TTL", c.BreakupTTL, time.Second, year)
+	check.within("SENDS_PER_TARGET", c.SendsPerTarget, 1, 1000)
+	if c.Env == Production && !bool(c.RateLimits) {
+		check.fault("RATE_LIMITS", "is not allowed to be off in production")
+	}
 	check.within("MESSAGE_MAX_LENGTH", c.MessageMaxLength, 0, 2000)
 	return check.faults
 }

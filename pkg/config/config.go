@@ -59,6 +59,9 @@ type Config struct {
 
 	RequestTTL       time.Duration `env:"REQUEST_TTL" envDefault:"168h" about:"after which a pending request expires"`
 	RestoreWindow    time.Duration `env:"RESTORE_WINDOW" envDefault:"720h" about:"within which an ended partnership can be restored"`
+	BreakupTTL       time.Duration `env:"BREAKUP_TTL" envDefault:"168h" about:"after which a breakup that nobody answered ends the partnership"`
+	SendsPerTarget   int           `env:"SENDS_PER_TARGET" envDefault:"3" about:"requests that a user can send to one other user within 24 h"`
+	RateLimits       Switch        `env:"RATE_LIMITS" envDefault:"on" about:"off: no limits on how often, also per target; for load tests, refused in production"`
 	MessageMaxLength int           `env:"MESSAGE_MAX_LENGTH" envDefault:"500" about:"most characters of a request's message"`
 }
 

@@ -23,6 +23,7 @@ func TestLoadDefaults(t *testing.T) {
 		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, KafkaSessionTimeout: 10 * time.Second,
 		PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
 		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, MessageMaxLength: 500,
+		BreakupTTL: 7 * 24 * time.Hour, SendsPerTarget: 3, RateLimits: true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -59,6 +60,9 @@ func TestLoadFaults(t *testing.T) {
 		"a wildcard origin in production": {
 			[]string{"APP_ENV=production", "CORS_ORIGIN=*"},
 			[]string{"CORS_ORIGIN: * is not allowed in production: list the origins"},
+		},
+		"no limits in production": {
+			[]string{"APP_ENV=production", "RATE_LIMITS=off"}, []string{"RATE_LIMITS: is not allowed to be off in production"},
 		},
 		"an origin with a path": {
 			[]string{"CORS_ORIGIN=https://app.example.com/login"},

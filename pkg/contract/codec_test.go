@@ -45,6 +45,34 @@ func commands() map[string]partner.Command {
 		"sweep": with(base(partner.Sweep, 16), func(c *partner.Command) {
 			c.Pair, c.Cause = partner.PairOf(id(1), id(1)), id(40)
 		}),
+		"breakup-request": with(base(partner.AskBreakup, 17), func(c *partner.Command) {
+			c.PartnershipID, c.Reason, c.Address, c.Device = id(30), "we grew apart", "2001:db8::7", "Pixel 9, Android 16"
+		}),
+		"breakup-accept":   with(base(partner.AcceptBreakup, 18), func(c *partner.Command) { c.BreakupID = id(41) }),
+		"breakup-decline":  with(base(partner.DeclineBreakup, 19), func(c *partner.Command) { c.BreakupID = id(41) }),
+		"breakup-withdraw": with(base(partner.WithdrawBreakup, 20), func(c *partner.Command) { c.BreakupID = id(41) }),
+		"block":            with(base(partner.Block, 21), func(c *partner.Command) { c.Address = "192.0.2.1" }),
+		"unblock":          base(partner.Unblock, 22),
+		"nickname-set":     with(base(partner.SetNickname, 23), func(c *partner.Command) { c.Nickname = "Bärchen 🐻" }),
+		"nickname-clear":   base(partner.ClearNickname, 24),
+		"profile-update": with(base(partner.UpdateProfile, 25), func(c *partner.Command) {
+			c.Pair = partner.PairOf(id(1), id(1))
+			c.Profile = &partner.ProfilePatch{
+				DisplayName: new("Ann"), Timezone: new("Europe/Vienna"), Locale: new("de-AT"), Presence: new(false), Preview: new("discreet"),
+				Theme: &partner.Theme{Name: "custom", Entries: map[string]string{"accent": "#ff0066", "background": "stars"}},
+			}
+		}),
+		"partner-code-change": with(base(partner.ChangeCode, 26), func(c *partner.Command) {
+			c.Pair, c.Profile = partner.PairOf(id(1), id(1)), &partner.ProfilePatch{PartnerCode: new("7Q2M0KX4ZP")}
+		}),
+		"forfeit": with(base(partner.Forfeit, 27), func(c *partner.Command) { c.PartnershipID = id(30) }),
+		"account-delete": with(base(partner.DeleteAccount, 28), func(c *partner.Command) {
+			c.Pair = partner.PairOf(id(1), id(1))
+		}),
+		"pair-close": with(base(partner.ClosePair, 29), func(c *partner.Command) { c.Cause, c.More = id(40), true }),
+		"account-erase": with(base(partner.EraseAccount, 31), func(c *partner.Command) {
+			c.Pair, c.Cause = partner.PairOf(id(1), id(1)), id(40)
+		}),
 	}
 }
 
@@ -170,10 +198,10 @@ func TestDecodeCommandErrors(t *testing.T) {
 		"no request id":                     {edited(t, accept, `"requestId":"`+id(20).String()+`",`, ``), contract.ErrMalformed},
 		"supersede by a user":               {bare(edited(t, accept, "request.accept", "request.supersede")), contract.ErrMalformed},
 		"sweep by a user":                   {bare(edited(t, accept, "request.accept", "request.sweep")), contract.ErrMalformed},
-		"unknown type":                      {bare(edited(t, accept, "request.accept", "user.block")), contract.ErrUnknown},
+		"unknown type":                      {bare(edited(t, accept, "request.accept", "user.poke")), contract.ErrUnknown},
 		"newer version":                     {edited(t, accept, `"version":1`, `"version":2`), contract.ErrUnknown},
 		"newer version, field of new type":  {edited(t, edited(t, accept, `"version":1`, `"version":2`), `"fresh":true`, `"fresh":{"why":1}`), contract.ErrUnknown},
-		"unknown type, field of new type":   {bare(edited(t, edited(t, accept, "request.accept", "user.block"), `"fresh":true`, `"fresh":3`)), contract.ErrUnknown},
+		"unknown type, field of new type":   {bare(edited(t, edited(t, accept, "request.accept", "user.poke"), `"fresh":true`, `"fresh":3`)), contract.ErrUnknown},
 		"newer version without issuer":      {edited(t, edited(t, accept, `"version":1`, `"version":2`), `"issuer"`, `"by"`), contract.ErrMalformed},
 		"newer version under another key":   {rekeyed(edited(t, accept, `"version":1`, `"version":2`), "x"), contract.ErrMalformed},
 		"unknown type, issuer outside pair": {bare(edited(t, edited(t, accept, "request.accept", "user.suspend"), `"issuer":"`+low, `"issuer":"`+stranger)), contract.ErrUnknown},

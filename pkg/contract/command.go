@@ -28,6 +28,12 @@ type commandJSON struct {
 	Fresh         bool   `json:"fresh,omitempty"`
 	Quiet         bool   `json:"quiet,omitempty"`
 	More          bool   `json:"more,omitempty"`
+	BreakupID     string `json:"breakupId,omitempty"`
+	Nickname      string `json:"nickname,omitempty"`
+	Address       string `json:"address,omitempty"`
+	Device        string `json:"device,omitempty"`
+
+	Profile *partner.ProfilePatch `json:"profile,omitempty"`
 }
 
 // envelopeJSON is the part of a command that every version has: decoded alone only when
@@ -64,6 +70,11 @@ func EncodeCommand(t Topics, partitions int, cmd partner.Command, traceparent st
 		Fresh:         cmd.Fresh,
 		Quiet:         cmd.Quiet,
 		More:          cmd.More,
+		BreakupID:     formatID(cmd.BreakupID),
+		Nickname:      cmd.Nickname,
+		Address:       cmd.Address,
+		Device:        cmd.Device,
+		Profile:       cmd.Profile,
 	}
 	value, err := json.Marshal(data)
 	if err != nil {
@@ -152,6 +163,7 @@ func commandOf(env Envelope, data commandJSON) (partner.Command, error) {
 	cmd := partner.Command{
 		ID: env.ID, Type: kind, Issuer: env.Issuer, Pair: env.Pair,
 		Message: data.Message, Reason: data.Reason, Fresh: data.Fresh, Quiet: data.Quiet, More: data.More,
+		Nickname: data.Nickname, Address: data.Address, Device: data.Device, Profile: data.Profile,
 	}
 	var err error
 	if cmd.AcceptedAt, err = parseTime("acceptedAt", data.AcceptedAt); err != nil {
@@ -172,6 +184,12 @@ func commandOf(env Envelope, data commandJSON) (partner.Command, error) {
 	if cmd.PartnershipID, err = parseOptionalID("partnershipId", data.PartnershipID); err != nil {
 		return cmd, err
 	}
+	if cmd.BreakupID, err = parseOptionalID("breakupId", data.BreakupID); err != nil {
+		return cmd, err
+	}
+	if p := cmd.Profile; p != nil && p.Theme != nil && len(p.Theme.Entries) == 0 {
+		p.Theme.Entries = nil // none has one form
+	}
 	return cmd, checkCommand(cmd)
 }
 
@@ -188,25 +206,44 @@ func checkCommand(cmd partner.Command) error {
 	if !cmd.Pair.Has(cmd.Issuer) {
 		return malformed("issuer is not of the pair")
 	}
+	return checkFields(cmd)
+}
+
+func checkFields(cmd partner.Command) error {
 	switch cmd.Type {
-	case partner.Send, partner.Remove:
+	case partner.Send, partner.Remove, partner.AskBreakup, partner.Block, partner.Unblock, partner.ClearNickname:
 		return nil
 	case partner.Accept, partner.Decline, partner.Cancel:
-		if cmd.RequestID == uuid.Nil {
-			return malformed("requestId is missing")
-		}
-		return nil
+		return needs(cmd.RequestID != uuid.Nil, "requestId is missing")
+	case partner.AcceptBreakup, partner.DeclineBreakup, partner.WithdrawBreakup:
+		return needs(cmd.BreakupID != uuid.Nil, "breakupId is missing")
+	case partner.Forfeit:
+		return needs(cmd.PartnershipID != uuid.Nil, "partnershipId is missing")
+	case partner.SetNickname:
+		return needs(cmd.Nickname != "", "nickname is missing")
+	case partner.UpdateProfile:
+		return needs(cmd.Pair.Solo() && cmd.Profile != nil && cmd.Profile.PartnerCode == nil,
+			"profile is missing or holds a partner code, or the pair is two users")
+	case partner.ChangeCode:
+		return needs(cmd.Pair.Solo() && cmd.Profile != nil && cmd.Profile.PartnerCode != nil &&
+			*cmd.Profile == (partner.ProfilePatch{PartnerCode: cmd.Profile.PartnerCode}),
+			"the partner code is missing or not alone, or the pair is two users")
+	case partner.DeleteAccount:
+		return needs(cmd.Pair.Solo(), "the pair is two users")
 	case partner.Supersede:
-		if cmd.RequestID == uuid.Nil || !cmd.FollowUp() {
-			return malformed("requestId or cause is missing")
-		}
-		return nil
-	case partner.Sweep:
-		if !cmd.FollowUp() || !cmd.Pair.Solo() {
-			return malformed("cause is missing, or the pair is two users")
-		}
-		return nil
+		return needs(cmd.RequestID != uuid.Nil && cmd.FollowUp(), "requestId or cause is missing")
+	case partner.ClosePair:
+		return needs(cmd.FollowUp() && !cmd.Pair.Solo(), "cause is missing, or the pair is one user")
+	case partner.Sweep, partner.EraseAccount:
+		return needs(cmd.FollowUp() && cmd.Pair.Solo(), "cause is missing, or the pair is two users")
 	default:
 		return malformed("the type has no number")
 	}
+}
+
+func needs(ok bool, fault string) error {
+	if !ok {
+		return malformed(fault)
+	}
+	return nil
 }

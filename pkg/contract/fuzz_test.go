@@ -2,6 +2,7 @@ package contract_test
 
 import (
 	"errors"
+	"reflect"
 	"testing"
 
 	"github.com/bondmate/backend/pkg/contract"
@@ -32,7 +33,7 @@ func FuzzDecodeCommand(f *testing.F) {
 		if err != nil {
 			t.Fatalf("decoded %+v, which does not encode: %v", cmd, err)
 		}
-		if again, _, err := contract.DecodeCommand(rec); err != nil || again != cmd {
+		if again, _, err := contract.DecodeCommand(rec); err != nil || !reflect.DeepEqual(again, cmd) {
 			t.Fatalf("decoded %+v, then %+v, %v", cmd, again, err)
 		}
 	})

@@ -28,9 +28,17 @@ func story(t testing.TB) map[string]contract.Event {
 	do := func(wait time.Duration, cmd partner.Command) uuid.UUID {
 		now = now.Add(wait)
 		n++
-		cmd.ID, cmd.Pair, cmd.AcceptedAt = id(n), pair, now
+		cmd.ID, cmd.AcceptedAt = id(n), now
+		couple := st.Pair
+		if cmd.Pair == (partner.Pair{}) {
+			cmd.Pair = pair
+		} else {
+			st.Pair = partner.PairState{Pair: cmd.Pair}
+		}
 		d := partner.Decide(partner.DefaultLimits(), st, cmd)
-		st = d.Next
+		if st = d.Next; cmd.Pair != pair {
+			st.Pair = couple
+		}
 		for _, e := range d.Events {
 			data, err := json.Marshal(e.Data)
 			if err != nil {
@@ -44,6 +52,9 @@ func story(t testing.TB) map[string]contract.Event {
 			name := e.Type.String()
 			for flavour, is := range map[string]bool{
 				"-crossed": e.Data.Crossed, "-silent": e.Data.Silent, "-restored": e.Data.Restored != nil && *e.Data.Restored,
+				"-breakup": e.Type == partner.EventPartnershipEnded && e.Data.BreakupID != nil,
+				"-issuer":  e.Type == partner.EventCommandApplied && len(e.Recipients) == 1,
+				"-partner": e.Type == partner.EventProfileUpdated && e.Recipients[0] != cmd.Issuer,
 			} {
 				if is {
 					name += flavour
@@ -62,7 +73,7 @@ func story(t testing.TB) map[string]contract.Event {
 	const hour, day = time.Hour, 24 * time.Hour
 	r := do(0, partner.Command{Type: partner.Send, Issuer: low})
 	do(hour, partner.Command{Type: partner.Decline, Issuer: high, RequestID: r})
-	r = do(hour, partner.Command{Type: partner.Send, Issuer: low})
+	r = do(day, partner.Command{Type: partner.Send, Issuer: low})
 	do(hour, partner.Command{Type: partner.Cancel, Issuer: low, RequestID: r})
 	r = do(hour, partner.Command{Type: partner.Send, Issuer: low})
 	do(8*day, partner.Command{Type: partner.Accept, Issuer: high, RequestID: r}) // expired
@@ -76,6 +87,23 @@ func story(t testing.TB) map[string]contract.Event {
 	do(hour, partner.Command{Type: partner.Send, Issuer: high}) // crosses and restores
 	do(day, partner.Command{Type: partner.Remove, Issuer: low, Quiet: true})
 	do(31*day, partner.Command{Type: partner.Remove, Issuer: low}) // archived, then rejected
+
+	r = do(hour, partner.Command{Type: partner.Send, Issuer: low})
+	do(hour, partner.Command{Type: partner.Accept, Issuer: high, RequestID: r})
+	do(hour, partner.Command{Type: partner.SetNickname, Issuer: high, Nickname: "Bear"})
+	do(hour, partner.Command{Type: partner.UpdateProfile, Issuer: low, Pair: partner.PairOf(low, low), Profile: &partner.ProfilePatch{
+		DisplayName: new("Ann"), Locale: new("de-AT"),
+	}})
+	breakup := func() uuid.UUID {
+		do(hour, partner.Command{Type: partner.AskBreakup, Issuer: low, Reason: "we grew apart"})
+		return partner.BreakupIDOf(id(n))
+	}
+	do(hour, partner.Command{Type: partner.DeclineBreakup, Issuer: high, BreakupID: breakup()})
+	do(hour, partner.Command{Type: partner.WithdrawBreakup, Issuer: low, BreakupID: breakup()})
+	do(hour, partner.Command{Type: partner.AcceptBreakup, Issuer: high, BreakupID: breakup()})
+	do(hour, partner.Command{Type: partner.Forfeit, Issuer: high, PartnershipID: st.Pair.Partnership.ID})
+	do(hour, partner.Command{Type: partner.Block, Issuer: high})
+	do(hour, partner.Command{Type: partner.DeleteAccount, Issuer: low, Pair: partner.PairOf(low, low)})
 	return events
 }
 
@@ -113,14 +141,11 @@ func TestStoryTellsEveryEvent(t *testing.T) {
 	t.Parallel()
 	events := story(t)
 	for _, kind := range partner.EventTypes() {
-		if kind == partner.EventSlotVacated { // comes with slots that are granted or taken away
-			continue
-		}
 		if _, ok := events[kind.String()]; !ok {
 			t.Errorf("the story has no %s", kind)
 		}
 	}
-	for _, name := range []string{"request.accepted-crossed", "partnership.started-restored", "partnership.ended-silent"} {
+	for _, name := range []string{"request.accepted-crossed", "partnership.started-restored", "partnership.ended-silent", "partnership.ended-breakup", "command.applied-issuer", "profile.updated-partner"} {
 		if _, ok := events[name]; !ok {
 			t.Errorf("the story has no %s", name)
 		}

@@ -8,23 +8,31 @@ import "github.com/google/uuid"
 //   - not_pending: it is answered, taken back, expired or superseded;
 //   - no_vacant_slot: the issuer's slots are all taken;
 //   - target_unavailable: the sender's are, or the sender's account is not active.
+//
+// A block has closed the request before, and the sender's door is open since it was sent.
 func (t *turn) accept() Outcome {
 	r, code := t.answerable(func(r Request) uuid.UUID { return r.Target })
-	if code == "" {
-		code = t.pairability(r.Sender)
-	}
-	if code != "" {
+	switch {
+	case code != "":
 		return t.reject(code)
+	case t.users[t.cmd.Issuer].Full():
+		return t.reject(CodeNoVacantSlot)
+	case t.unavailable(r.Sender):
+		return t.reject(CodeTargetUnavailable)
 	}
 	return t.start(r, false)
 }
 
-// decline is the target's no. Codes: not_found, not_pending, as for accept.
+// decline is the target's no. The sender has to wait before asking again, longer after each.
+// Codes: not_found, not_pending, as for accept.
 func (t *turn) decline() Outcome {
 	r, code := t.answerable(func(r Request) uuid.UUID { return r.Target })
 	if code != "" {
 		return t.reject(code)
 	}
+	side := t.side(t.cmd.Issuer)
+	side.Declines, side.LastDeclined = side.Declines+1, t.now
+	t.setSide(t.cmd.Issuer, side)
 	return t.close(r, RequestDeclined, EventRequestDeclined)
 }
 

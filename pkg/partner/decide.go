@@ -18,7 +18,8 @@ import (
 // it; so a slow queue changes no outcome. A time limit is inclusive: at the very instant
 // at which a request expires it can still be accepted.
 //
-// A rejected command changes nothing beyond what was due. The checks run in one order,
+// A rejected command changes nothing beyond what was due, save that a Send which gets as
+// far as its target counts as its issuer's wish to be in touch (see send). The checks run in one order,
 // so each case has one code. For every command of a user it starts with:
 //
 //   - account_deleting: the issuer is being deleted, or is not known (any more).
@@ -27,15 +28,19 @@ import (
 // rejected: they do what is left to do, and when that is nothing they yield one event
 // without audience. Every decision has at least one event with the command's id.
 func Decide(limits Limits, st State, cmd Command) Decision {
-	t := turn{
-		limits: limits,
-		cmd:    cmd,
-		now:    decisionTime(st.Pair, cmd),
-		pair:   st.Pair,
-		users:  maps.Clone(st.Users),
-	}
+	t := newTurn(limits, st, cmd)
 	t.applyDue()
-	t.decision.Outcome = t.run()
+	outcome := t.run()
+	t.logActivity(outcome)
+	return t.done(outcome)
+}
+
+func newTurn(limits Limits, st State, cmd Command) *turn {
+	return &turn{limits: limits, cmd: cmd, now: decisionTime(st.Pair, cmd), pair: st.Pair, users: maps.Clone(st.Users)}
+}
+
+func (t *turn) done(outcome Outcome) Decision {
+	t.decision.Outcome = outcome
 	t.decision.Now = t.now
 	t.decision.Next = State{Pair: t.pair, Users: t.users}
 	return t.decision
@@ -61,13 +66,42 @@ func (t *turn) run() Outcome {
 		return t.supersede()
 	case Sweep:
 		return t.sweep()
+	case AskBreakup:
+		return t.askBreakup()
+	case AcceptBreakup:
+		return t.acceptBreakup()
+	case DeclineBreakup:
+		return t.declineBreakup()
+	case WithdrawBreakup:
+		return t.withdrawBreakup()
+	case Block:
+		return t.block()
+	case Unblock:
+		return t.unblock()
+	case SetNickname:
+		return t.setNickname()
+	case ClearNickname:
+		return t.clearNickname()
+	case UpdateProfile:
+		return t.updateProfile()
+	case ChangeCode:
+		return t.changeCode()
+	case Forfeit:
+		return t.forfeit()
+	case DeleteAccount:
+		return t.deleteAccount()
+	case ClosePair:
+		return t.closePair()
+	case EraseAccount:
+		return t.eraseAccount()
 	default:
 		return t.reject(CodeNotFound)
 	}
 }
 
-// decisionTime reads only what every load of the pair brings: the pending request, the
-// partnership and the request that the command names. Whatever else a batch left in the
+// decisionTime reads only what every load of the pair brings: the pending request and
+// breakup, the partnership, both sides, and the request or breakup that the command names.
+// Whatever else a batch left in the
 // state does not count, so the size of batches changes no decision.
 func decisionTime(pair PairState, cmd Command) time.Time {
 	now := cmd.AcceptedAt
@@ -86,12 +120,26 @@ func decisionTime(pair PairState, cmd Command) time.Time {
 		later(p.StartedAt)
 		later(p.EndedAt)
 	}
+	for _, b := range pair.Breakups {
+		if b.Status == BreakupPending || (b.ID == cmd.BreakupID && cmd.BreakupID != uuid.Nil) {
+			later(b.CreatedAt)
+			later(b.ResolvedAt)
+		}
+	}
+	for _, side := range [...]*Side{&pair.Low, &pair.High} {
+		later(side.BlockedAt)
+		later(side.DoorClosedAt)
+		later(side.LastDeclined)
+		if n := len(side.Sends); n > 0 {
+			later(side.Sends[n-1])
+		}
+	}
 	return now
 }
 
 // turn is one decision in the making: the state so far, and what is to be written.
-// All changes go through setRequest and setPartnership, which keep rows, pair and both
-// users' aggregates in step.
+// All changes go through setRequest, setPartnership, setBreakup and setSide, which keep
+// rows, timers, pair and both users' aggregates in step.
 type turn struct {
 	limits   Limits
 	cmd      Command
@@ -132,6 +180,11 @@ func (t *turn) setRequest(r Request) {
 		requests = append(requests, r)
 	}
 	t.pair.Requests = requests
+	if r.Status == RequestPending {
+		t.setTimer(TimerRequest, r.ID, r.ExpiresAt)
+	} else {
+		t.cancelTimer(TimerRequest, r.ID)
+	}
 	for _, id := range [...]uuid.UUID{t.pair.Pair.Low, t.pair.Pair.High} {
 		if r.Status == RequestPending {
 			t.changeUser(id, func(u User) User { return u.withPending(PendingRef{RequestID: r.ID, Pair: t.pair.Pair}) })
@@ -145,6 +198,11 @@ func (t *turn) setRequest(r Request) {
 // any other leaves them.
 func (t *turn) setPartnership(p Partnership) {
 	t.decision.Partners = append(t.decision.Partners, p)
+	if p.Status == PartnershipEnded {
+		t.setTimer(TimerArchive, p.ID, p.RestorableUntil)
+	} else if before := t.pair.Partnership; before != nil && before.Status == PartnershipEnded {
+		t.cancelTimer(TimerArchive, before.ID)
+	}
 	t.pair.Partnership = nil
 	if p.Status != PartnershipArchived {
 		t.pair.Partnership = &p
@@ -156,7 +214,7 @@ func (t *turn) setPartnership(p Partnership) {
 		t.changeUser(side.user, func(u User) User {
 			u = u.withoutOccupied(p.ID)
 			if p.Status == PartnershipActive {
-				u = u.withOccupied(Occupied{Slot: side.slot, PartnershipID: p.ID})
+				u = u.withOccupied(Occupied{Slot: side.slot, PartnershipID: p.ID, Partner: p.Pair.Other(side.user)})
 			}
 			return u
 		})
@@ -171,7 +229,9 @@ func (t *turn) changeUser(id uuid.UUID, change func(User) User) {
 }
 
 // nextVersion rises over all partnerships of a pair, also when the one before is archived
-// and no longer in the state: it is the time in microseconds, or one more than the last
+// and no longer in the state: it is the time of the change in microseconds, or one more than the last
 // version where that is not enough. Archiving only adds one to the version that the end
 // of the partnership had, weeks before, so that a new one is surely above it.
-func (t *turn) nextVersion(last int64) int64 { return max(last+1, t.version+1, t.now.UnixMicro()) }
+func (t *turn) nextVersion(last int64, at time.Time) int64 {
+	return max(last+1, t.version+1, at.UnixMicro())
+}

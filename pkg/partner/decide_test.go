@@ -46,9 +46,13 @@ func slots(n int16) func(*partner.User) {
 	}
 }
 
-func occupied(slot int16, partnership uuid.UUID) func(*partner.User) {
+func occupied(slot int16, partnership uuid.UUID, partners ...uuid.UUID) func(*partner.User) {
 	return func(u *partner.User) {
-		u.Occupied = append(u.Occupied, partner.Occupied{Slot: slot, PartnershipID: partnership})
+		o := partner.Occupied{Slot: slot, PartnershipID: partnership}
+		for _, p := range partners {
+			o.Partner = p
+		}
+		u.Occupied = append(u.Occupied, o)
 	}
 }
 
@@ -114,7 +118,7 @@ func active(pid uuid.UUID) func(*partner.State) {
 		}
 		for _, u := range []uuid.UUID{st.Pair.Pair.Low, st.Pair.Pair.High} {
 			v := st.Users[u]
-			v.Occupied = append(v.Occupied, partner.Occupied{Slot: 1, PartnershipID: pid})
+			v.Occupied = append(v.Occupied, partner.Occupied{Slot: 1, PartnershipID: pid, Partner: st.Pair.Pair.Other(u)})
 			st.Users[u] = v
 		}
 	}
@@ -340,7 +344,7 @@ func TestAccept(t *testing.T) {
 		t.Errorf("requests %+v", r)
 	}
 	wantUsers := map[uuid.UUID]partner.User{
-		ann(): user(ann(), occupied(1, p.ID)), bob(): user(bob(), slots(2), occupied(1, id(99)), occupied(2, p.ID)),
+		ann(): user(ann(), occupied(1, p.ID, bob())), bob(): user(bob(), slots(2), occupied(1, id(99)), occupied(2, p.ID, ann())),
 	}
 	wantUsers[ann()] = func(u partner.User) partner.User { u.Pending = []partner.PendingRef{}; return u }(wantUsers[ann()])
 	wantUsers[bob()] = func(u partner.User) partner.User { u.Pending = d.Next.Users[bob()].Pending; return u }(wantUsers[bob()])
@@ -406,16 +410,24 @@ func TestRemove(t *testing.T) {
 	silent.Silent = true
 	named, quiet := cmd, cmd
 	named.PartnershipID, quiet.Quiet = pid, true
+	vacated := func(u uuid.UUID, silent bool) summary {
+		return summary{partner.EventSlotVacated, []uuid.UUID{u}, uuid.Nil, partner.EventData{Slot: new(int16(1)), Silent: silent}}
+	}
 	tests := map[string]struct {
 		cmd  partner.Command
 		want []summary
+		door []partner.SideChange
 	}{
-		"the current one": {cmd, []summary{{partner.EventPartnershipEnded, both(), bob(), data}}},
-		"by its id":       {named, []summary{{partner.EventPartnershipEnded, both(), bob(), data}}},
+		"the current one": {cmd, []summary{
+			{partner.EventPartnershipEnded, both(), uuid.Nil, data}, vacated(ann(), false), vacated(bob(), false),
+		}, nil},
+		"by its id": {named, []summary{
+			{partner.EventPartnershipEnded, both(), uuid.Nil, data}, vacated(ann(), false), vacated(bob(), false),
+		}, nil},
 		"quietly": {quiet, []summary{
-			{partner.EventPartnershipEnded, []uuid.UUID{bob()}, bob(), data},
-			{partner.EventPartnershipEnded, []uuid.UUID{ann()}, bob(), silent},
-		}},
+			{partner.EventPartnershipEnded, []uuid.UUID{bob()}, uuid.Nil, data},
+			{partner.EventPartnershipEnded, []uuid.UUID{ann()}, uuid.Nil, silent}, vacated(ann(), true), vacated(bob(), false),
+		}, []partner.SideChange{{Owner: bob(), Other: ann(), Side: partner.Side{DoorClosedAt: cmd.AcceptedAt}}}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -432,6 +444,15 @@ func TestRemove(t *testing.T) {
 			}
 			if diff := cmp.Diff(partner.Outcome{Result: partner.Result{PartnershipID: &pid, EndedAt: &cmd.AcceptedAt, RestorableUntil: &until}}, d.Outcome); diff != "" {
 				t.Errorf("outcome (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.door, d.Sides); diff != "" {
+				t.Errorf("sides (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff([]partner.Cut{{Recipient: ann(), Origin: bob()}, {Recipient: bob(), Origin: ann()}}, d.Cuts); diff != "" {
+				t.Errorf("cuts (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff([]partner.Timer{{Kind: partner.TimerArchive, Pair: cmd.Pair, Ref: pid, Due: until}}, d.Timers); diff != "" {
+				t.Errorf("timers (-want +got):\n%s", diff)
 			}
 			for u, v := range d.Next.Users {
 				if len(v.Occupied) != 0 || v.Full() {

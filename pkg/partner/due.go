@@ -1,24 +1,39 @@
 package partner
 
-import "github.com/google/uuid"
+import (
+	"time"
 
-// applyDue lets happen what was due on the pair before the decision's time: a pending
-// request expires after its ExpiresAt, an ended partnership is archived after its
-// RestorableUntil. The earlier comes first.
+	"github.com/google/uuid"
+)
+
+// applyDue lets happen what was due on the pair before the decision's time, the earliest
+// first: a pending request expires after its ExpiresAt, a pending breakup ends the
+// partnership after its own, an ended partnership is archived after its RestorableUntil.
+// One can bring the next: a breakup that ended it long ago, and its archiving.
 func (t *turn) applyDue() {
-	request, expires := t.pendingRequest()
-	expires = expires && t.now.After(request.ExpiresAt)
-	ended := t.pair.Partnership
-	archives := ended != nil && ended.Status == PartnershipEnded && t.now.After(ended.RestorableUntil)
-	if expires && archives && ended.RestorableUntil.Before(request.ExpiresAt) {
-		t.archive(*ended, uuid.Nil)
-		archives = false
-	}
-	if expires {
-		t.expire(request)
-	}
-	if archives {
-		t.archive(*ended, uuid.Nil)
+	for {
+		var (
+			first  time.Time
+			happen func()
+		)
+		due := func(at time.Time, f func()) {
+			if t.now.After(at) && (happen == nil || at.Before(first)) {
+				first, happen = at, f
+			}
+		}
+		if r, ok := t.pendingRequest(); ok {
+			due(r.ExpiresAt, func() { t.expire(r) })
+		}
+		if b, ok := t.pendingBreakup(); ok {
+			due(b.ExpiresAt, func() { t.expireBreakup(b) })
+		}
+		if p := t.pair.Partnership; p != nil && p.Status == PartnershipEnded {
+			due(p.RestorableUntil, func() { t.archive(*p, uuid.Nil) })
+		}
+		if happen == nil {
+			return
+		}
+		happen()
 	}
 }
 
@@ -37,5 +52,11 @@ func (t *turn) archive(p Partnership, origin uuid.UUID) {
 	p.Status, p.Reason, p.Version = PartnershipArchived, "", p.Version+1
 	t.version = p.Version
 	t.setPartnership(p)
+	for _, user := range [...]uuid.UUID{p.Pair.Low, p.Pair.High} {
+		t.dropNickname(user)
+		side := t.side(user)
+		side.Forfeited = uuid.Nil
+		t.setSide(user, side)
+	}
 	t.emit(EventPartnershipArchived, origin, EventData{PartnershipID: &p.ID}, p.Pair.Low, p.Pair.High)
 }

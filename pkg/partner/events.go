@@ -18,6 +18,10 @@ func PartnershipIDOf(commandID uuid.UUID) uuid.UUID {
 	return uuid.NewSHA1(commandID, []byte("partnership"))
 }
 
+// BreakupIDOf returns the id of the breakup that an AskBreakup with this id makes, unless
+// the other has asked already.
+func BreakupIDOf(commandID uuid.UUID) uuid.UUID { return uuid.NewSHA1(commandID, []byte("breakup")) }
+
 // EventID returns the id of a command's event by its index among the command's events.
 func EventID(commandID uuid.UUID, index int) uuid.UUID {
 	return uuid.NewSHA1(commandID, strconv.AppendInt([]byte("event/"), int64(index), 10))
@@ -43,6 +47,11 @@ func (t *turn) emit(kind EventType, origin uuid.UUID, data EventData, audience .
 		}
 	}
 	slices.SortFunc(recipients, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
+	return t.append(kind, origin, data, recipients)
+}
+
+// append is emit for recipients who are known to exist, in order.
+func (t *turn) append(kind EventType, origin uuid.UUID, data EventData, recipients []uuid.UUID) uuid.UUID {
 	id := EventID(t.cmd.ID, len(t.decision.Events))
 	t.decision.Events = append(t.decision.Events, Event{
 		ID: id, Type: kind, CommandID: t.cmd.ID, Pair: t.cmd.Pair,

@@ -13,6 +13,21 @@ var commandNames = [...]string{
 	Remove:    "partnership.remove",
 	Supersede: "request.supersede",
 	Sweep:     "request.sweep",
+
+	AskBreakup:      "breakup.request",
+	AcceptBreakup:   "breakup.accept",
+	DeclineBreakup:  "breakup.decline",
+	WithdrawBreakup: "breakup.withdraw",
+	Block:           "user.block",
+	Unblock:         "user.unblock",
+	SetNickname:     "nickname.set",
+	ClearNickname:   "nickname.clear",
+	UpdateProfile:   "profile.update",
+	ChangeCode:      "partner_code.change",
+	Forfeit:         "partnership.forfeit",
+	DeleteAccount:   "account.delete",
+	ClosePair:       "pair.close",
+	EraseAccount:    "account.erase",
 }
 
 var eventNames = [...]string{
@@ -29,6 +44,22 @@ var eventNames = [...]string{
 	EventSlotVacated:         "slot.vacated",
 	EventCommandRejected:     "command.rejected",
 	EventCommandApplied:      "command.applied",
+	EventBreakupRequested:    "breakup.requested",
+	EventBreakupDeclined:     "breakup.declined",
+	EventBreakupWithdrawn:    "breakup.withdrawn",
+	EventNicknameChanged:     "nickname.changed",
+	EventProfileUpdated:      "profile.updated",
+	EventBlockChanged:        "block.changed",
+	EventAccountDeleted:      "account.deleted",
+}
+
+var breakupStatusNames = [...]string{
+	BreakupPending:    "pending",
+	BreakupAccepted:   "accepted",
+	BreakupDeclined:   "declined",
+	BreakupWithdrawn:  "withdrawn",
+	BreakupExpired:    "expired",
+	BreakupSuperseded: "superseded",
 }
 
 var requestStatusNames = [...]string{
@@ -56,7 +87,11 @@ func ParseCommandType(name string) (CommandType, bool) {
 
 // CommandTypes returns all command types in the order of their numbers.
 func CommandTypes() []CommandType {
-	return []CommandType{Send, Accept, Decline, Cancel, Remove, Supersede, Sweep}
+	out := make([]CommandType, 0, len(commandNames)-1)
+	for i := 1; i < len(commandNames); i++ {
+		out = append(out, CommandType(i))
+	}
+	return out
 }
 
 // String returns the type's name on the wire, such as "request.received".
@@ -94,6 +129,14 @@ func (s RequestStatus) String() string {
 func ParseRequestStatus(name string) (RequestStatus, bool) {
 	i, ok := indexOf(requestStatusNames[:], name)
 	return RequestStatus(i), ok
+}
+
+// String returns the status as the API shows it, such as "pending".
+func (s BreakupStatus) String() string {
+	if int(s) < len(breakupStatusNames) && breakupStatusNames[s] != "" {
+		return breakupStatusNames[s]
+	}
+	return fmt.Sprintf("breakup status(%d)", uint8(s))
 }
 
 // indexOf is a scan: with a dozen short names it is quicker than hashing one.

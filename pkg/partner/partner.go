@@ -69,7 +69,8 @@ func (p Pair) Other(u uuid.UUID) uuid.UUID {
 // CommandType names what is asked for. The numbers are stored: never reuse one.
 type CommandType uint8
 
-// The command types. Supersede and Sweep are follow-ups: only the processor issues them.
+// The command types. Supersede, Sweep, ClosePair and EraseAccount are follow-ups: only
+// decisions issue them.
 const (
 	Send      CommandType = 1 // ask another user to become partners
 	Accept    CommandType = 2 // the target says yes
@@ -78,6 +79,25 @@ const (
 	Remove    CommandType = 5 // end a partnership at once, one-sided
 	Supersede CommandType = 6 // close a pending request of a user whose last slot has filled
 	Sweep     CommandType = 7 // on user:user, find more requests to supersede than one decision loads
+
+	AskBreakup      CommandType = 8  // ask the partner to part
+	AcceptBreakup   CommandType = 9  // the partner agrees: it ends
+	DeclineBreakup  CommandType = 10 // the partner does not
+	WithdrawBreakup CommandType = 11 // the asker takes it back
+
+	Block   CommandType = 12 // the other of the pair
+	Unblock CommandType = 13
+
+	SetNickname   CommandType = 14 // the issuer's own name for the other
+	ClearNickname CommandType = 15
+
+	UpdateProfile CommandType = 16 // on user:user
+	ChangeCode    CommandType = 17 // on user:user, a new partner code
+	Forfeit       CommandType = 18 // never to have an ended partnership restored
+
+	DeleteAccount CommandType = 19 // on user:user
+	ClosePair     CommandType = 20 // follow-up: end all that a deleted user has with another
+	EraseAccount  CommandType = 21 // follow-up, on user:user: erase, once all pairs are closed
 )
 
 // Command is what a user, or a decision before it, asks for.
@@ -91,12 +111,24 @@ type Command struct {
 	Cause       uuid.UUID // follow-ups: the event that caused it; zero for a user's own command
 
 	RequestID     uuid.UUID // Accept, Decline, Cancel, Supersede
-	PartnershipID uuid.UUID // Remove; zero means the current one
+	PartnershipID uuid.UUID // Remove, AskBreakup: zero means the current one; Forfeit
+	BreakupID     uuid.UUID // AcceptBreakup, DeclineBreakup, WithdrawBreakup
 	Message       string    // Send; at most 500 characters, already sanitised
-	Reason        string    // Remove; only the remover ever sees it
+	Reason        string    // Remove, AskBreakup; only the issuer ever sees it
 	Fresh         bool      // Send, Accept: start anew instead of restoring
 	Quiet         bool      // Remove: no push and no badge for the other side
-	More          bool      // Supersede: a Sweep of the issuer follows, since more is to be closed
+	// More says that this is the last of several follow-ups and brings the next round.
+	// Supersede: a Sweep of the issuer follows. ClosePair: an EraseAccount of the issuer.
+	More     bool
+	Nickname string // SetNickname; 1 to 50 characters, already sanitised
+	// Profile is what UpdateProfile changes; of ChangeCode the new partner code, which
+	// ingest draws: nothing random is made here.
+	Profile *ProfilePatch
+
+	// Address and Device tell where a user's command came from. They are for the activity
+	// log alone, and no decision depends on them.
+	Address string
+	Device  string
 }
 
 // FollowUp reports whether a decision issued the command, not a user.
@@ -113,6 +145,8 @@ const (
 	CodeRequestPending      Code = "request_pending"
 	CodeNoVacantSlot        Code = "no_vacant_slot"
 	CodeTargetUnavailable   Code = "target_unavailable"
+	CodeBlockedByYou        Code = "blocked_by_you"
+	CodeCooldown            Code = "cooldown"
 	CodeNotFound            Code = "not_found"
 	CodeNotPending          Code = "not_pending"
 	CodeNotCurrent          Code = "not_current"
@@ -146,6 +180,11 @@ type User struct {
 	// PendingCut says that there may be more pending requests than Pending holds, although
 	// it is shorter than PendingLimit by now. Decide sets it in Next; loading leaves it false.
 	PendingCut bool
+	// Counterparts holds the others of the pairs that are not closed: those with a pending
+	// request, a partnership that is not archived, a pending breakup, or anything in a Side
+	// or nickname of either direction. In ascending order, at most PendingLimit of them,
+	// with what the batch has changed so far. Loaded only for DeleteAccount and EraseAccount.
+	Counterparts []uuid.UUID
 }
 
 // PendingLimit bounds User.Pending: one decision supersedes at most as many requests
@@ -156,6 +195,7 @@ const PendingLimit = 100
 type Occupied struct {
 	Slot          int16
 	PartnershipID uuid.UUID
+	Partner       uuid.UUID // the other user
 }
 
 // PendingRef is a pending request of a user, on whatever pair.
@@ -227,6 +267,12 @@ type PairState struct {
 	Requests []Request
 	// Partnership is the active or ended one that is not archived, or nil.
 	Partnership *Partnership
+	// Breakups holds the pending breakup, if any, and the one that the command names. More
+	// do no harm, as with Requests.
+	Breakups []Breakup
+	// Low and High are what each of the two has decided about the other; the zero Side when
+	// nothing is stored. Always loaded, never of a solo pair.
+	Low, High Side
 }
 
 // State is the part of the world that one command concerns: its pair, and the
@@ -253,19 +299,32 @@ const (
 	EventPartnershipArchived EventType = 10
 	EventSlotVacated         EventType = 11
 	EventCommandRejected     EventType = 12
-	EventCommandApplied      EventType = 13 // nothing was left to do; has no audience
+	EventCommandApplied      EventType = 13 // done, with nothing else to tell; addressed to nobody, or to the issuer alone
+	EventBreakupRequested    EventType = 14 // to both
+	EventBreakupDeclined     EventType = 15 // to both
+	EventBreakupWithdrawn    EventType = 16 // to both
+	EventNicknameChanged     EventType = 17 // to its owner, without the text
+	EventProfileUpdated      EventType = 18 // one to the user, and one to each current partner
+	EventBlockChanged        EventType = 19 // to the blocker
+	EventAccountDeleted      EventType = 20 // to the deleted user's own sessions
 )
 
 // Event is what became true for one audience.
 type Event struct {
-	ID         uuid.UUID
-	Type       EventType
-	CommandID  uuid.UUID
-	Pair       Pair
-	Recipients []uuid.UUID // in ascending order; empty for an event without audience
-	Origin     uuid.UUID   // the user whose doing it was, zero for time's: cuts go by it
-	At         time.Time   // the decision's time
-	Data       EventData
+	ID        uuid.UUID
+	Type      EventType
+	CommandID uuid.UUID
+	Pair      Pair
+	// Recipients are in ascending order; empty for an event without audience. They are of
+	// the pair, save for one alone who is not: the partner who is told of a solo pair's
+	// profile (columns other and other_seq).
+	Recipients []uuid.UUID
+	// Origin is the user whose doing it was: cuts go by it. It is zero for what time did
+	// and for what tells of an ending, which no later cut must take away: a person has to
+	// learn that a partnership or request is over.
+	Origin uuid.UUID
+	At     time.Time // the decision's time
+	Data   EventData
 }
 
 // EventData is what an event says beyond its envelope. It never holds free text,
@@ -286,6 +345,10 @@ type EventData struct {
 	Crossed         bool        `json:"crossed,omitempty"`
 	Silent          bool        `json:"silent,omitempty"`
 	Slot            *int16      `json:"slot,omitempty"`
+	BreakupID       *uuid.UUID  `json:"breakupId,omitempty"`
+	UserID          *uuid.UUID  `json:"userId,omitempty"` // whom it is about
+	Blocked         *bool       `json:"blocked,omitempty"`
+	Fields          []string    `json:"fields,omitempty"` // of the profile, by their names in the API
 	Code            Code        `json:"code,omitempty"`
 	Command         string      `json:"command,omitempty"` // the rejected or applied command's type
 }
@@ -310,19 +373,9 @@ type Result struct {
 	Crossed         bool       `json:"crossed,omitempty"`
 	EndedAt         *time.Time `json:"endedAt,omitempty"`
 	RestorableUntil *time.Time `json:"restorableUntil,omitempty"`
-}
-
-// Limits are the configurable figures of the rules.
-type Limits struct {
-	RequestTTL     time.Duration // a pending request expires after it; default 7 days
-	RestoreWindow  time.Duration // inclusive; default 720 h
-	MessageMaxLen  int           // characters; default 500
-	NicknameMaxLen int           // characters; default 50
-}
-
-// DefaultLimits returns the limits of the specification.
-func DefaultLimits() Limits {
-	return Limits{RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, MessageMaxLen: 500, NicknameMaxLen: 50}
+	BreakupID       *uuid.UUID `json:"breakupId,omitempty"`
+	ExpiresAt       *time.Time `json:"expiresAt,omitempty"`
+	PartnerCode     string     `json:"partnerCode,omitempty"`
 }
 
 // Decision is all that one command changes. The shell writes it in one transaction.
@@ -333,6 +386,18 @@ type Decision struct {
 	FollowUps []Command     // on other pairs, through the outbox
 	Requests  []Request     // rows to upsert
 	Partners  []Partnership // rows to upsert, archived and ended ones before active ones
+	Breakups  []Breakup     // rows to upsert, in order: of several with one id the last counts
+	Sides     []SideChange  // rows to upsert, or to delete when the Side is zero
+	Nicknames []Nickname    // rows to upsert, or to delete when the text is empty
+	Profiles  []ProfileChange
+	Accounts  []AccountChange
+	Timers    []Timer // rows to upsert by pair and kind; to delete when Due is zero
+	// Cuts are made at the inbox heads as they were before this decision's own Events, which
+	// they never touch. The stream rows of recipient and origin have to be locked.
+	Cuts []Cut
+	// Activity is one entry of the activity log for each command of a user; none for
+	// follow-ups and timers. Address and Device are the command's.
+	Activity []Activity
 	// Next is the state after: the next command of the batch starts from it. It holds the
 	// pair and every user of the state before, changed or not. Empty in a Decision that
 	// was made without a state (RejectStale, RejectMismatch).

@@ -63,7 +63,7 @@ func TestRestoration(t *testing.T) {
 					}
 				case partner.EventPartnershipStarted:
 					got.restored, started = *e.Data.Restored, e
-				default: // says nothing of the partnership
+				default:
 				}
 			}
 			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(outcome{})); diff != "" {

@@ -32,10 +32,8 @@ func (t *turn) supersedeIfFull(id, cause uuid.UUID) {
 func (t *turn) supersede() Outcome {
 	var result Result
 	if r, ok := t.namedRequest(); ok && r.Status == RequestPending {
-		r.Status, r.ResolvedAt = RequestSuperseded, t.now
-		t.setRequest(r)
-		t.emit(EventRequestSuperseded, t.cmd.Issuer, EventData{RequestID: &r.ID}, r.Sender, r.Target)
-		result = Result{RequestID: &r.ID, Status: r.Status.String()}
+		t.closeSuperseded(r)
+		result = Result{RequestID: &r.ID, Status: RequestSuperseded.String()}
 	}
 	if len(t.decision.Events) == 0 {
 		t.applied()

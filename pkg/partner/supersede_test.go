@@ -51,11 +51,11 @@ func TestSupersede(t *testing.T) {
 	}{
 		"pending": {
 			state(request(req, ann())), partner.Result{RequestID: &req, Status: "superseded"},
-			summary{partner.EventRequestSuperseded, both(), bob(), partner.EventData{RequestID: &req}},
+			summary{partner.EventRequestSuperseded, both(), uuid.Nil, partner.EventData{RequestID: &req}},
 		},
 		"issuer deleting: follow-ups go on": {
 			state(request(req, ann()), with(user(bob(), status(partner.UserDeleting)))), partner.Result{RequestID: &req, Status: "superseded"},
-			summary{partner.EventRequestSuperseded, both(), bob(), partner.EventData{RequestID: &req}},
+			summary{partner.EventRequestSuperseded, both(), uuid.Nil, partner.EventData{RequestID: &req}},
 		},
 		"answered meanwhile": {
 			state(request(req, ann(), resolved(partner.RequestDeclined))), partner.Result{},

@@ -34,11 +34,6 @@ func (u User) Full() bool {
 	return !vacant
 }
 
-// available reports whether the user can become somebody's partner. It is the one place
-// that says so, and it answers for every reason alike: the other side must not be able
-// to tell a full slot from anything else.
-func (u User) available() bool { return u.Status == UserActive && !u.Full() }
-
 // withPending returns the user with one more pending request. The slices of the receiver
 // are shared with the caller's state and so are never written to.
 func (u User) withPending(ref PendingRef) User {

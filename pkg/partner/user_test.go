@@ -50,6 +50,13 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s reads as %d, %v", s, got, ok)
 		}
 	}
+	for s, want := range map[partner.BreakupStatus]string{
+		partner.BreakupPending: "pending", partner.BreakupSuperseded: "superseded", 0: "breakup status(0)", 9: "breakup status(9)",
+	} {
+		if got := s.String(); got != want {
+			t.Errorf("breakup status %d is %q, want %q", s, got, want)
+		}
+	}
 	for _, name := range []string{"", "command(0)", "request.unheard", "REQUEST.SEND"} {
 		_, command := partner.ParseCommandType(name)
 		_, event := partner.ParseEventType(name)

@@ -24,6 +24,14 @@ type world struct {
 	requests     map[uuid.UUID]partner.Request
 	partnerships map[uuid.UUID]partner.Partnership
 	order        []uuid.UUID // of the requests, as they were made
+	breakups     map[uuid.UUID]partner.Breakup
+	asked        []uuid.UUID // the breakups, as they were made
+	sides        map[way]partner.Side
+	nicknames    map[way]string
+	profiles     map[uuid.UUID]partner.ProfilePatch
+	timers       map[timerKey]partner.Timer
+	erased       map[uuid.UUID]bool
+	past         past
 	events       map[uuid.UUID]bool
 	commands     map[uuid.UUID]bool
 	followUps    []partner.Command
@@ -34,11 +42,22 @@ type world struct {
 	batchPairs map[partner.Pair]partner.PairState
 }
 
+// way is from one user to another.
+type way struct{ from, to uuid.UUID }
+
+type timerKey struct {
+	pair partner.Pair
+	kind partner.TimerKind
+}
+
 func newWorld(slotCounts []int16) *world {
 	w := &world{
 		decide: partner.Decide, limits: partner.DefaultLimits(), clock: start(),
 		accounts: map[uuid.UUID]partner.User{}, requests: map[uuid.UUID]partner.Request{},
 		partnerships: map[uuid.UUID]partner.Partnership{}, events: map[uuid.UUID]bool{}, commands: map[uuid.UUID]bool{},
+		breakups: map[uuid.UUID]partner.Breakup{}, sides: map[way]partner.Side{}, nicknames: map[way]string{},
+		profiles: map[uuid.UUID]partner.ProfilePatch{}, timers: map[timerKey]partner.Timer{}, erased: map[uuid.UUID]bool{},
+		past: newPast(),
 	}
 	for i, n := range slotCounts {
 		w.accounts[id(byte(i+1))] = user(id(byte(i+1)), slots(n))
@@ -60,7 +79,7 @@ func (w *world) loadUser(id uuid.UUID) (partner.User, bool) {
 			if p.Pair.High == id {
 				slot = p.HighSlot
 			}
-			u.Occupied = append(u.Occupied, partner.Occupied{Slot: slot, PartnershipID: p.ID})
+			u.Occupied = append(u.Occupied, partner.Occupied{Slot: slot, PartnershipID: p.ID, Partner: p.Pair.Other(id)})
 		}
 	}
 	slices.SortFunc(u.Occupied, func(a, b partner.Occupied) int { return cmp.Compare(a.Slot, b.Slot) })
@@ -86,13 +105,61 @@ func (w *world) loadPair(pair partner.Pair, named uuid.UUID) partner.PairState {
 			ps.Partnership = &p
 		}
 	}
+	for _, bid := range w.asked {
+		if b := w.breakups[bid]; b.Pair == pair && (b.Status == partner.BreakupPending || bid == named) {
+			ps.Breakups = append(ps.Breakups, b)
+		}
+	}
+	side := func(from, to uuid.UUID) partner.Side {
+		s := w.sides[way{from, to}]
+		_, s.Named = w.nicknames[way{from, to}]
+		return s
+	}
+	if !pair.Solo() {
+		ps.Low, ps.High = side(pair.Low, pair.High), side(pair.High, pair.Low)
+	}
 	return ps
 }
 
+// counterparts are those with whom the user has anything that deletion must close.
+func (w *world) counterparts(id uuid.UUID) []uuid.UUID {
+	open := map[uuid.UUID]bool{}
+	add := func(pair partner.Pair) {
+		if pair.Has(id) {
+			open[pair.Other(id)] = true
+		}
+	}
+	for _, r := range w.requests {
+		if r.Status == partner.RequestPending {
+			add(partner.PairOf(r.Sender, r.Target))
+		}
+	}
+	for _, p := range w.partnerships {
+		if p.Status != partner.PartnershipArchived {
+			add(p.Pair)
+		}
+	}
+	for s := range w.sides {
+		add(partner.PairOf(s.from, s.to))
+	}
+	for n := range w.nicknames {
+		add(partner.PairOf(n.from, n.to))
+	}
+	ids := slices.SortedFunc(maps.Keys(open), func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
+	return ids[:min(len(ids), 2)] // fewer than PendingLimit, so that a deletion takes several rounds
+}
+
 func (w *world) load(c partner.Command) partner.State {
-	st := partner.State{Pair: w.loadPair(c.Pair, c.RequestID), Users: map[uuid.UUID]partner.User{}}
+	named := c.RequestID
+	if c.BreakupID != uuid.Nil {
+		named = c.BreakupID
+	}
+	st := partner.State{Pair: w.loadPair(c.Pair, named), Users: map[uuid.UUID]partner.User{}}
 	for _, id := range []uuid.UUID{c.Pair.Low, c.Pair.High, c.Issuer} {
 		if u, ok := w.loadUser(id); ok {
+			if id != uuid.Nil && (c.Type == partner.DeleteAccount || c.Type == partner.EraseAccount) {
+				u.Counterparts = w.counterparts(id)
+			}
 			st.Users[id] = u
 		}
 	}
@@ -105,6 +172,7 @@ func (w *world) loadBatch(c partner.Command) partner.State {
 	st := partner.State{Pair: fresh.Pair, Users: map[uuid.UUID]partner.User{}}
 	for id, u := range fresh.Users {
 		if kept, ok := w.batchUsers[id]; ok {
+			kept.Counterparts = u.Counterparts
 			u = kept
 		}
 		st.Users[id] = u
@@ -114,6 +182,10 @@ func (w *world) loadBatch(c partner.Command) partner.State {
 		if r, ok := w.requests[c.RequestID]; ok && partner.PairOf(r.Sender, r.Target) == c.Pair &&
 			!slices.ContainsFunc(kept.Requests, func(o partner.Request) bool { return o.ID == r.ID }) {
 			st.Pair.Requests = append(slices.Clone(kept.Requests), r)
+		}
+		if b, ok := w.breakups[c.BreakupID]; ok && b.Pair == c.Pair &&
+			!slices.ContainsFunc(kept.Breakups, func(o partner.Breakup) bool { return o.ID == b.ID }) {
+			st.Pair.Breakups = append(slices.Clone(kept.Breakups), b)
 		}
 	}
 	return st
@@ -149,6 +221,18 @@ func (w *world) run(c partner.Command) (partner.Decision, error) {
 	if err := w.checkStart(c, d); err != nil {
 		return d, err
 	}
+	if err := w.checkRules(st, c, d); err != nil {
+		return d, err
+	}
+	w.write(d)
+	w.past.note(c, d)
+	if err := w.checkInvariants(); err != nil {
+		return d, err
+	}
+	return d, w.checkNext(c, d)
+}
+
+func (w *world) write(d partner.Decision) {
 	for _, r := range d.Requests {
 		if _, ok := w.requests[r.ID]; !ok {
 			w.order = append(w.order, r.ID)
@@ -158,213 +242,83 @@ func (w *world) run(c partner.Command) (partner.Decision, error) {
 	for _, p := range d.Partners {
 		w.partnerships[p.ID] = p
 	}
-	w.followUps = append(w.followUps, d.FollowUps...)
-	if err := w.checkInvariants(); err != nil {
-		return d, err
+	for _, b := range d.Breakups {
+		if _, ok := w.breakups[b.ID]; !ok {
+			w.asked = append(w.asked, b.ID)
+		}
+		w.breakups[b.ID] = b
 	}
-	return d, w.checkNext(c, d)
+	for _, s := range d.Sides {
+		if w.sides[way{s.Owner, s.Other}] = s.Side; s.Side.Empty() {
+			delete(w.sides, way{s.Owner, s.Other})
+		}
+	}
+	for _, n := range d.Nicknames {
+		if w.nicknames[way{n.Owner, n.Target}] = n.Text; n.Text == "" {
+			delete(w.nicknames, way{n.Owner, n.Target})
+		}
+	}
+	for _, p := range d.Profiles {
+		w.profiles[p.UserID] = p.Patch
+	}
+	for _, a := range d.Accounts {
+		u := w.accounts[a.UserID]
+		u.Status = a.Status
+		w.accounts[a.UserID] = u
+		w.erased[a.UserID] = w.erased[a.UserID] || a.Erase
+	}
+	for _, t := range d.Timers {
+		if w.timers[timerKey{t.Pair, t.Kind}] = t; t.Due.IsZero() {
+			delete(w.timers, timerKey{t.Pair, t.Kind})
+		}
+	}
+	w.followUps = append(w.followUps, d.FollowUps...)
+}
+
+// fire lets one of the timers go off that are due, as the partition's owner does: no
+// sooner than nothing accepted before can still come.
+func (w *world) fire(pick int) error {
+	var due []partner.Timer
+	for _, t := range w.timers {
+		if w.clock.Sub(t.Due) > 4*time.Second {
+			due = append(due, t)
+		}
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	slices.SortFunc(due, func(a, b partner.Timer) int {
+		return cmp.Or(a.Due.Compare(b.Due), bytes.Compare(a.Ref[:], b.Ref[:]), cmp.Compare(a.Kind, b.Kind))
+	})
+	t := due[pick%len(due)]
+	c := partner.Command{ID: partner.TimerID(t), Pair: t.Pair, AcceptedAt: t.Due, Cause: t.Ref}
+	d := partner.DecideDue(w.limits, w.load(c), t)
+	if len(d.Events) == 0 {
+		return fmt.Errorf("timer %+v was due and nothing happened", t)
+	}
+	if err := w.checkShape(c, d); err != nil {
+		return fmt.Errorf("timer: %w", err)
+	}
+	if err := w.checkChanges(c, d); err != nil {
+		return fmt.Errorf("timer: %w", err)
+	}
+	delete(w.timers, timerKey{t.Pair, t.Kind})
+	w.write(d)
+	w.past.note(c, d)
+	w.flush()
+	if err := w.checkInvariants(); err != nil {
+		return fmt.Errorf("timer: %w", err)
+	}
+	if again := partner.DecideDue(w.limits, w.load(c), t); len(again.Events)+len(again.Timers) > 0 {
+		return fmt.Errorf("a timer that went off did something again: %+v", again)
+	}
+	return nil
 }
 
 // written is what of a decision reaches the database.
 func written(d partner.Decision) []any {
-	return []any{d.Now, d.Outcome, d.Events, d.FollowUps, d.Requests, d.Partners}
-}
-
-// checkShape: one outcome, at least one event, all of them the command's own and new.
-func (w *world) checkShape(c partner.Command, d partner.Decision) error {
-	if len(d.Events) == 0 {
-		return fmt.Errorf("no event")
+	return []any{
+		d.Now, d.Outcome, d.Events, d.FollowUps, d.Requests, d.Partners, d.Breakups, d.Sides, d.Nicknames, d.Profiles, d.Accounts,
+		d.Timers, d.Cuts, d.Activity,
 	}
-	if d.Now.Before(c.AcceptedAt) {
-		return fmt.Errorf("decided at %s, before it was accepted", d.Now)
-	}
-	rejections := 0
-	for _, e := range d.Events {
-		if e.CommandID != c.ID || e.Pair != c.Pair || e.At != d.Now {
-			return fmt.Errorf("event is not the command's: %+v", e)
-		}
-		if w.events[e.ID] {
-			return fmt.Errorf("event id %s is used twice", e.ID)
-		}
-		w.events[e.ID] = true
-		if !slices.IsSortedFunc(e.Recipients, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }) {
-			return fmt.Errorf("recipients are not in order: %v", e.Recipients)
-		}
-		if e.Type == partner.EventCommandRejected {
-			rejections++
-		}
-	}
-	if (rejections == 1) == d.Outcome.Applied() || rejections > 1 {
-		return fmt.Errorf("outcome %q with %d rejections", d.Outcome.Code, rejections)
-	}
-	if c.FollowUp() && !d.Outcome.Applied() {
-		return fmt.Errorf("a follow-up was rejected: %s", d.Outcome.Code)
-	}
-	return nil
-}
-
-// checkChanges: rows only go where their states may go, and a rejection changes nothing
-// but what was due.
-func (w *world) checkChanges(c partner.Command, d partner.Decision) error {
-	for _, r := range d.Requests {
-		old, exists := w.requests[r.ID]
-		due := exists && r.Status == partner.RequestExpired && d.Now.After(old.ExpiresAt)
-		switch {
-		case !exists && (r.Status != partner.RequestPending || c.Type != partner.Send):
-			return fmt.Errorf("request begins as %s", r.Status)
-		case exists && old.Status != partner.RequestPending:
-			return fmt.Errorf("request goes from %s to %s", old.Status, r.Status)
-		case exists && r.Status == partner.RequestExpired && !due:
-			return fmt.Errorf("request expired before its time")
-		case exists && !due && d.Now.After(old.ExpiresAt):
-			return fmt.Errorf("request became %s after its time", r.Status)
-		case !d.Outcome.Applied() && !due:
-			return fmt.Errorf("a rejection (%s) changed request %+v", d.Outcome.Code, r)
-		}
-	}
-	for _, p := range d.Partners {
-		old, exists := w.partnerships[p.ID]
-		due := exists && old.Status == partner.PartnershipEnded && p.Status == partner.PartnershipArchived &&
-			d.Now.Sub(old.EndedAt) > 720*time.Hour
-		switch {
-		case exists && old.Status == partner.PartnershipArchived:
-			return fmt.Errorf("an archived partnership changed")
-		case exists && old.Status == partner.PartnershipActive && p.Status == partner.PartnershipArchived:
-			return fmt.Errorf("an active partnership was archived")
-		case !d.Outcome.Applied() && !due:
-			return fmt.Errorf("a rejection (%s) changed partnership %+v", d.Outcome.Code, p)
-		}
-		for _, o := range w.partnerships {
-			if o.Pair == p.Pair && o.Version >= p.Version {
-				return fmt.Errorf("version %d does not rise above %d", p.Version, o.Version)
-			}
-		}
-	}
-	if !d.Outcome.Applied() && len(d.FollowUps) > 0 {
-		return fmt.Errorf("a rejection has follow-ups")
-	}
-	return nil
-}
-
-// checkStart: who become partners may, and an older partnership of theirs goes on exactly
-// when it ended within 720 hours and nobody asked for a fresh start.
-func (w *world) checkStart(c partner.Command, d partner.Decision) error {
-	i := slices.IndexFunc(d.Partners, func(p partner.Partnership) bool { return p.Status == partner.PartnershipActive })
-	if i < 0 {
-		return nil
-	}
-	p := d.Partners[i]
-	if i != len(d.Partners)-1 {
-		return fmt.Errorf("the active partnership is not written last")
-	}
-	for _, id := range []uuid.UUID{c.Pair.Low, c.Pair.High} {
-		u, _ := w.loadUser(id)
-		if id == c.Issuer && u.Status == partner.UserDeleting || id != c.Issuer && u.Status != partner.UserActive {
-			return fmt.Errorf("user with status %d became a partner", u.Status)
-		}
-	}
-	accepted := d.Requests[len(d.Requests)-1]
-	if accepted.Status != partner.RequestAccepted {
-		return fmt.Errorf("partners without an accepted request")
-	}
-	target := accepted.Target == c.Issuer
-	if !target {
-		return fmt.Errorf("the sender accepted")
-	}
-	var restorable *partner.Partnership
-	for _, o := range w.partnerships {
-		if o.Pair == c.Pair && o.Status == partner.PartnershipEnded && d.Now.Sub(o.EndedAt) <= 720*time.Hour {
-			restorable = &o
-		}
-	}
-	want := restorable != nil && !accepted.Fresh && !c.Fresh
-	_, got := w.partnerships[p.ID]
-	if got != want {
-		return fmt.Errorf("restored %v, want %v", got, want)
-	}
-	if got && (p.ID != restorable.ID || p.StartedAt != restorable.StartedAt || p.RestoredCount != restorable.RestoredCount+1) {
-		return fmt.Errorf("restored %+v as %+v", *restorable, p)
-	}
-	return nil
-}
-
-// checkInvariants is G3, from the rows.
-func (w *world) checkInvariants() error {
-	type taken struct {
-		user uuid.UUID
-		slot int16
-	}
-	slotsTaken := map[taken]bool{}
-	open := map[partner.Pair]int{}
-	for _, p := range w.partnerships {
-		if p.Status != partner.PartnershipArchived {
-			if open[p.Pair]++; open[p.Pair] > 1 {
-				return fmt.Errorf("pair %s has two partnerships", p.Pair)
-			}
-		}
-		if p.Status != partner.PartnershipActive {
-			if p.EndedAt.IsZero() || p.RestorableUntil.Sub(p.EndedAt) != 720*time.Hour {
-				return fmt.Errorf("partnership without a proper end: %+v", p)
-			}
-			continue
-		}
-		for _, t := range []taken{{p.Pair.Low, p.LowSlot}, {p.Pair.High, p.HighSlot}} {
-			if slotsTaken[t] {
-				return fmt.Errorf("slot %d of %s is taken twice", t.slot, t.user)
-			}
-			if slotsTaken[t] = true; !slices.Contains(w.accounts[t.user].Slots, t.slot) {
-				return fmt.Errorf("%s has no slot %d", t.user, t.slot)
-			}
-		}
-	}
-	pending := map[partner.Pair]bool{}
-	for _, r := range w.requests {
-		if r.Status == partner.RequestPending {
-			pair := partner.PairOf(r.Sender, r.Target)
-			if pending[pair] {
-				return fmt.Errorf("pair %s has two pending requests", pair)
-			}
-			pending[pair] = true
-		}
-	}
-	for _, p := range w.partnerships {
-		if p.Status == partner.PartnershipActive && pending[p.Pair] {
-			return fmt.Errorf("partners %s have a pending request", p.Pair)
-		}
-	}
-	return nil
-}
-
-// checkNext: the state after is what a load after writing brings.
-func (w *world) checkNext(c partner.Command, d partner.Decision) error {
-	loaded := w.load(c)
-	for id, u := range loaded.Users {
-		n := d.Next.Users[id]
-		if !slices.Equal(n.Occupied, u.Occupied) || !slices.Equal(n.Pending, u.Pending) || n.Status != u.Status {
-			return fmt.Errorf("next of %s is %+v, loading it gives %+v", id, n, u)
-		}
-	}
-	if len(d.Next.Users) != len(loaded.Users) {
-		return fmt.Errorf("next has %d users, loading gives %d", len(d.Next.Users), len(loaded.Users))
-	}
-	if !reflect.DeepEqual(d.Next.Pair.Partnership, loaded.Pair.Partnership) {
-		return fmt.Errorf("next partnership %+v, loading it gives %+v", d.Next.Pair.Partnership, loaded.Pair.Partnership)
-	}
-	for _, r := range loaded.Pair.Requests {
-		if !slices.Contains(d.Next.Pair.Requests, r) {
-			return fmt.Errorf("next requests %+v lack %+v", d.Next.Pair.Requests, r)
-		}
-	}
-	return nil
-}
-
-// drained: with all follow-ups done, nobody without a vacant slot has a pending request.
-func (w *world) drained() error {
-	for id := range w.accounts {
-		u, _ := w.loadUser(id)
-		if len(u.Occupied) >= len(u.Slots) && len(u.Pending) > 0 {
-			return fmt.Errorf("%s has no vacant slot but %d pending requests", id, len(u.Pending))
-		}
-	}
-	return nil
 }

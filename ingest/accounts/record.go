@@ -1,0 +1,86 @@
+package accounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/bondmate/backend/pkg/fault"
+)
+
+// Record is what an account holds of its owner beside the profile.
+type Record struct {
+	Email     string // empty for an account without a password
+	BirthDate *time.Time
+	CreatedAt time.Time
+}
+
+const recordSQL = `
+SELECT COALESCE(c.email, ''), u.birth_date, u.created_at
+FROM users u LEFT JOIN credentials c ON c.user_id = u.id
+WHERE u.id = $1`
+
+// RecordIn returns the record of an account as q sees it.
+func (s *Service) RecordIn(ctx context.Context, q Querier, userID uuid.UUID) (Record, error) {
+	rows, err := q.Query(ctx, recordSQL, userID)
+	if err != nil {
+		return Record{}, fmt.Errorf("load record of %s: %w", userID, err)
+	}
+	r, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (Record, error) {
+		var r Record
+		err := row.Scan(&r.Email, &r.BirthDate, &r.CreatedAt)
+		return r, err
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Record{}, fault.New(fault.NotFound, "user_not_found", "There is no such user.")
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("load record of %s: %w", userID, err)
+	}
+	return r, nil
+}
+
+// freshLogin is how long after its login a session needs no password for what cannot be
+// taken back.
+const freshLogin = 5 * time.Minute
+
+const sessionStartSQL = `
+SELECT created_at
+FROM sessions
+WHERE id = $1 AND user_id = $2`
+
+// ConfirmOwner makes sure that the owner of the account is asking: by the password, or,
+// without one, by having logged in within the last 5 minutes. A wrong password is the
+// fault invalid_request at /password; neither of the two is forbidden.
+func (s *Service) ConfirmOwner(ctx context.Context, userID, sessionID uuid.UUID, password *string) error {
+	if password == nil {
+		var started time.Time
+		err := s.pool.QueryRow(ctx, sessionStartSQL, sessionID, userID).Scan(&started)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return fmt.Errorf("load session %s: %w", sessionID, err)
+		}
+		if err != nil || s.now().Sub(started) >= freshLogin {
+			return fault.New(fault.Forbidden, "forbidden", "Give the password, or log in again.")
+		}
+		return nil
+	}
+	var stored string
+	err := s.pool.QueryRow(ctx, passwordHashSQL, userID).Scan(&stored)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("load password hash of %s: %w", userID, err)
+	}
+	match, _, err := s.cfg.Passwords.Compare(ctx, *password, stored)
+	if err != nil {
+		return err
+	}
+	if !match {
+		var f faults
+		f.add("/password", "wrong_password", "is not the password")
+		return f.err()
+	}
+	return nil
+}
