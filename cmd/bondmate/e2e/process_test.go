@@ -74,7 +74,7 @@ func launch(t *testing.T, args []string, settings ...string) *process {
 	}
 	defer stderr.Close()
 	p.cmd = exec.Command(program, args...)
-	p.cmd.Env = append(os.Environ(), "PORT=0", "LOG_LEVEL=warn", "ADMIN_PORT="+strconv.Itoa(adminPort))
+	p.cmd.Env = append(os.Environ(), "PORT=0", "LOG_LEVEL=warn", "RATE_LIMITS=off", "ADMIN_PORT="+strconv.Itoa(adminPort))
 	p.cmd.Env = append(p.cmd.Env, settings...)
 	p.cmd.Stderr = stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
