@@ -337,6 +337,36 @@ func TestTransactionsThatTheServerTakesBackAreTriedAgain(t *testing.T) {
 	}
 }
 
+// TestBatchThatConcernsMoreAfterManyTries keeps a stream locked until a batch was tried
+// more often than one may start again for its own sake: tries are not counted as that.
+func TestBatchThatConcernsMoreAfterManyTries(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	_, stop := r.start(func(c *Config) { c.LockTimeout = 5 * time.Millisecond })
+	a, _ := r.couple(1)
+	held, err := r.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = held.Rollback(context.Background()) }()
+	if _, err := held.Exec(t.Context(), `SELECT FROM user_streams WHERE user_id = $1 FOR UPDATE`, a); err != nil {
+		t.Fatal(err)
+	}
+	cmd := rename(a, "Robin") // its partner turns up only when it is decided
+	r.post(cmd)
+	r.eventually("many tries", func() bool {
+		return value(t, r.reg, "bondmate_processor_retries_total", "55P03") >= 14
+	})
+	if err := held.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.settled()
+	r.applied(cmd)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTopicThatIsNotTheOneApplied(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {

@@ -229,6 +229,7 @@ func (w *worker) stale(ctx context.Context, items []*item) error {
 // hand outlives fetching; a new attempt after a failure does not begin any more then.
 func (w *worker) apply(fetching, working context.Context, items []*item) error {
 	var more restart
+	restarts := 0 // apart from the attempts: those that a busy server failed say nothing of the batch
 	for attempt := 0; ; attempt++ {
 		items = unfenced(items)
 		if len(items) == 0 {
@@ -250,7 +251,7 @@ func (w *worker) apply(fetching, working context.Context, items []*item) error {
 			w.p.metrics.restarts.Inc()
 			more.streams = append(more.streams, again.streams...)
 			more.commandIDs = append(more.commandIDs, again.commandIDs...)
-			if attempt > 2*len(items)+10 {
+			if restarts++; restarts > 2*len(items)+10 {
 				return fatalf("a batch of %d commands concerns more with every attempt: %w", len(items), again)
 			}
 			continue
