@@ -280,7 +280,8 @@ func TestTimersInBatches(t *testing.T) {
 	r.published()
 }
 
-// TestTimersOfAMigrationAreAdopted begins with a timer that has no partition yet.
+// TestTimersOfAMigrationAreAdopted begins with a timer that has no partition yet, and
+// with a server that takes the first adoption back.
 func TestTimersOfAMigrationAreAdopted(t *testing.T) {
 	t.Parallel()
 	r, m := newMemoryRig(t)
@@ -293,6 +294,10 @@ func TestTimersOfAMigrationAreAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.exec(`UPDATE timers SET partition = -1`)
+	r.exec(`CREATE SEQUENCE passes`)
+	r.exec(`CREATE FUNCTION take_back() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN IF nextval('passes') = 1 THEN RAISE EXCEPTION 'taken back' USING ERRCODE = '40P01'; END IF; RETURN NULL; END $$`)
+	r.exec(`CREATE TRIGGER take_back AFTER UPDATE OF partition ON timers FOR EACH STATEMENT EXECUTE FUNCTION take_back()`)
 	clock.travel(8 * day)
 	r.reg = prometheus.NewRegistry()
 	r.start(byTheClock(clock))

@@ -44,13 +44,19 @@ func (p *Processor) observe(ctx context.Context, parts []*partition) error {
 		at  time.Time
 		end int64
 	}
-	if err := p.adopt(ctx); err != nil && ctx.Err() == nil {
-		p.cfg.Log.Warn("timers without a partition wait for the next generation", slog.Any("error", err))
-	}
+	adopted, warned := false, false
 	marks := make(map[int]mark, len(parts))
 	ticker := time.NewTicker(p.cfg.TimerPoll)
 	defer ticker.Stop()
 	for {
+		if !adopted {
+			err := p.adopt(ctx)
+			adopted = err == nil
+			if err != nil && !warned && ctx.Err() == nil {
+				warned = true
+				p.cfg.Log.Warn("timers without a partition wait, trying again", slog.Any("error", err))
+			}
+		}
 		asked := false
 		for _, part := range parts {
 			if m, ok := marks[part.id]; ok && part.applied.Load() >= m.end {
@@ -95,9 +101,9 @@ WHERE t.low = n.low AND t.high = n.high AND t.kind = n.kind AND t.partition = -1
 func (p *Processor) adopt(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
 	defer cancel()
-	conn, err := p.cfg.Connect(ctx)
+	conn, err := p.dial(ctx)
 	if err != nil {
-		return fmt.Errorf("connect to postgres: %w", err)
+		return err
 	}
 	defer closeConn(conn)
 	for {
@@ -216,7 +222,8 @@ func (w *worker) postpone(ctx context.Context, t *timer, cause error) error {
 	w.p.cfg.Log.Error("timer failed, set aside", slog.String("pair", t.Pair.String()), slog.Int("kind", int(t.Kind)), slog.Any("error", cause))
 	ctx, cancel := context.WithTimeout(ctx, w.p.cfg.TxDeadline)
 	defer cancel()
-	_, err := w.conn.Exec(ctx, postponeTimerSQL, t.Pair.Low, t.Pair.High, int16(t.Kind), t.Due, w.p.cfg.Clock().Add(timerRetryAfter), storable(cause.Error()))
+	_, err := w.conn.Exec(ctx, postponeTimerSQL, t.Pair.Low, t.Pair.High, int16(t.Kind), t.Due,
+		w.p.cfg.Clock().Add(timerRetryAfter), storable(cause.Error()), t.part.id, t.part.epoch)
 	if err != nil {
 		return fmt.Errorf("set timer of %s aside: %w", t.Pair, err)
 	}
@@ -226,9 +233,11 @@ func (w *worker) postpone(ctx context.Context, t *timer, cause error) error {
 // timerRetryAfter is how long a timer that failed for good is left alone.
 const timerRetryAfter = time.Hour
 
+// The row lock is the fence of this write too (G7): who lost the partition finds no row.
 const postponeTimerSQL = `
 UPDATE timers SET retry_at = $5, error = $6
-WHERE low = $1 AND high = $2 AND kind = $3 AND due_at = $4`
+WHERE low = $1 AND high = $2 AND kind = $3 AND due_at = $4
+  AND EXISTS (SELECT FROM processor_partitions p WHERE p.partition = $7 AND p.epoch = $8 FOR UPDATE)`
 
 const writeTimersSQL = `
 INSERT INTO timers (low, high, kind, partition, due_at, ref)

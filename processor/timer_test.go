@@ -1,9 +1,12 @@
 package processor
 
 import (
+	"errors"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/bondmate/backend/pkg/partner"
 )
@@ -203,5 +206,38 @@ func TestLateQueueBeatsTimers(t *testing.T) {
 			r.eventually("no timer is left", func() bool { return r.timers() == 0 })
 			r.gapless()
 		})
+	}
+}
+
+// TestLostPartitionSetsNoTimerAside fails a timer for good after another has claimed its
+// partition: that one decides what becomes of it (G7).
+func TestLostPartitionSetsNoTimerAside(t *testing.T) {
+	t.Parallel()
+	r, _ := newMemoryRig(t)
+	p, err := New(r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := p.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeConn(conn)
+	w := &worker{p: p, conn: conn}
+	due := timer{part: &partition{epoch: 6}, Timer: partner.Timer{
+		Kind: partner.TimerRequest, Pair: partner.PairOf(uuid.New(), uuid.New()), Ref: uuid.New(), Due: newTraveller().now(),
+	}}
+	r.exec(`INSERT INTO processor_partitions (partition, epoch) VALUES (0, 7)`)
+	r.exec(`INSERT INTO timers (low, high, kind, partition, due_at, ref) VALUES ($1, $2, $3, 0, $4, $5)`,
+		due.Pair.Low, due.Pair.High, int16(due.Kind), due.Due, due.Ref)
+	for _, epoch := range []int64{6, 7} {
+		due.part.epoch = epoch
+		if err := w.postpone(t.Context(), &due, errors.New("poison")); err != nil {
+			t.Fatal(err)
+		}
+		want := epoch - 6
+		if got := one[int64](r, `SELECT count(*) FROM timers WHERE retry_at IS NOT NULL`); got != want {
+			t.Errorf("epoch %d of 7 set %d timers aside, want %d", epoch, got, want)
+		}
 	}
 }
