@@ -97,6 +97,9 @@ FROM inbox i;
 -- An ending withdraws what is due for the one it cuts off.
 CREATE INDEX push_deliveries_open ON push_deliveries (user_id, seq) WHERE status < 3;
 
+-- The end of a session takes its acknowledgements with it: not by a look through all of them.
+CREATE INDEX acks_session ON acks (session_id);
+
 -- The entries of a custom theme.
 ALTER TABLE users ADD COLUMN theme_entries jsonb;
 
@@ -134,6 +137,7 @@ END $$;
 
 DROP TABLE activity_log;
 ALTER TABLE users DROP COLUMN theme_entries;
+DROP INDEX acks_session;
 DROP INDEX push_deliveries_open;
 DROP VIEW inbox_entries;
 DROP TABLE cuts, timers, nicknames, breakups, pair_sides;

@@ -37,10 +37,11 @@ func TestLoadDoesNotGrowWithTheTables(t *testing.T) {
 	r.exec(`INSERT INTO processor_partitions (partition) VALUES (0)`)
 	users, lows, highs := []uuid.UUID{pair.Low, pair.High}, []uuid.UUID{pair.Low}, []uuid.UUID{pair.High}
 	long := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
-	statements := map[string]struct {
+	type plan struct {
 		params string
 		args   []any
-	}{
+	}
+	statements := map[string]plan{
 		"fence":             {`smallint[]`, []any{[]int16{0}}},
 		"lock_streams":      {`uuid[]`, []any{users}},
 		"load_users":        {`uuid[]`, []any{users}},
@@ -59,6 +60,13 @@ func TestLoadDoesNotGrowWithTheTables(t *testing.T) {
 		"delete_nicknames":  {`uuid[], uuid[]`, []any{users, []uuid.UUID{pair.High, pair.Low}}},
 		"write_profiles": {`uuid[], text[], text[], text[], text[], text[], boolean[], text[], text[]`,
 			[]any{[]uuid.UUID{a}, []string{"Robin"}, nil, nil, nil, nil, nil, nil, nil}},
+	}
+	// What the foreign keys do when a deletion ends sessions.
+	for name, table := range map[string]string{"end_acks": "acks", "end_devices": "devices", "end_tickets": "realtime_tickets"} {
+		if _, err := conn.Prepare(ctx, name, `DELETE FROM `+table+` WHERE session_id = ANY($1::uuid[])`); err != nil {
+			t.Fatal(err)
+		}
+		statements[name] = plan{args: []any{[]uuid.UUID{uuid.New()}}}
 	}
 	pages := func(name string) int64 {
 		t.Helper()
@@ -152,6 +160,9 @@ func grow(r *rig, n int) {
 			SELECT gen_random_uuid(), before, id, id, 1, 1, s, now(), now(), '{}', now() FROM p, generate_series(1, 3) s WHERE before IS NOT NULL)
 		INSERT INTO breakups (id, partnership_id, low, high, asker, status, created_at, expires_at)
 		SELECT gen_random_uuid(), id, before, id, id, s, now(), now() FROM p, generate_series(1, 2) s WHERE before IS NOT NULL`)
+	r.exec(`WITH s AS (INSERT INTO sessions (id, user_id, refresh_hash, created_at, last_used_at, expires_at)
+			SELECT id, id, decode(replace(id::text, '-', ''), 'hex'), now(), now(), now() FROM users RETURNING id)
+		INSERT INTO acks (user_id, session_id, seq, updated_at) SELECT id, id, 1, now() FROM s`)
 	r.exec(`INSERT INTO parked_commands (partition, log_offset, low, high, id, reason, headers, value, parked_at)
 		SELECT 0, row_number() OVER (), id, id, id, 'behind', '[]', '', now() FROM users WHERE partner_code LIKE 'x%'`)
 }
