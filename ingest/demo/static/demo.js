@@ -12,9 +12,9 @@ for (const phone of [left, right]) {
   phone.addEventListener("acted", (e) => acted.set(phone.userId, e.detail));
   phone.addEventListener("delivered", (e) => {
     const { actor, at, onlineSince } = e.detail;
-    if (!acted.has(actor)) return;
-    const since = acted.get(actor);
-    const missed = since === Infinity || onlineSince > since; // not the pipe's time but the network's
+    const since = acted.get(actor) ?? Infinity;
+    if (since === Infinity) return; // the command waited for its phone's network
+    const missed = onlineSince > since; // not the pipe's time but the network's
     e.detail.ms = missed ? undefined : at - since;
     if (!missed && actor !== phone.userId) show(e.detail.ms);
   });

@@ -5,7 +5,7 @@ import { ApiError, BondMate } from "./client.js";
 
 const TEXTS = {
   "request.sent": "Request sent",
-  "request.received": "Someone asks to be your partner",
+  "request.received": "Request received",
   "request.accepted": "Request accepted",
   "request.declined": "Request declined",
   "request.cancelled": "Request taken back",
@@ -14,7 +14,9 @@ const TEXTS = {
   "partnership.started": "Partnership started",
   "partnership.ended": "Partnership ended",
   "partnership.archived": "Partnership archived",
+  "slot.vacated": "A slot is free",
   "command.rejected": "Rejected",
+  withdrawn: "Withdrawn",
 };
 
 export class Phone extends EventTarget {
