@@ -233,6 +233,32 @@ func TestWithdrawnNotifications(t *testing.T) {
 	}
 }
 
+// Being left quietly puts nothing on the badge; the events are there all the same.
+func TestSilentNotificationsAreNotUnread(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ana := w.register("Ana")
+	for range 3 {
+		ana.send(w.register("Other"), "Prefer", "wait=5")
+	}
+	tag, err := w.pool.Exec(t.Context(), `
+		UPDATE events v SET data = '{"silent":true,"slot":1}' FROM inbox i
+		WHERE i.user_id = $1 AND i.seq IN (1, 3) AND v.partition = i.partition AND v.seq = i.event_seq`, ana.id)
+	must(t, err)
+	if tag.RowsAffected() != 2 {
+		t.Fatalf("%d events made silent", tag.RowsAffected())
+	}
+	got := ana.get("/api/notifications")
+	if len(got.body["events"].([]any)) != 3 || got.body["lastSeq"] != 3.0 || got.body["unread"] != 1.0 {
+		t.Errorf("notifications: %s", got.raw)
+	}
+	_, err = w.pool.Exec(t.Context(), `INSERT INTO acks (user_id, session_id, seq, updated_at) SELECT $1, id, 2, now() FROM sessions WHERE user_id = $1`, ana.id)
+	must(t, err)
+	if got := ana.get("/api/notifications"); got.body["unread"] != 0.0 {
+		t.Errorf("unread after an acknowledgement: %s", got.raw)
+	}
+}
+
 // syncBuffer is a log that is read while it is written.
 type syncBuffer struct {
 	mu   sync.Mutex

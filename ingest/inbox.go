@@ -22,22 +22,27 @@ SELECT e.epoch,
     (SELECT count(DISTINCT i.seq)
      FROM cuts c JOIN inbox i ON i.user_id = c.recipient AND i.origin = c.origin
          AND i.seq > GREATEST(c.after_seq, a.read) AND i.seq <= c.last_seq
-     WHERE c.recipient = $1 AND c.last_seq > a.read)
+     WHERE c.recipient = $1 AND c.last_seq > a.read),
+    (SELECT count(*)
+     FROM inbox i JOIN events v ON v.partition = i.partition AND v.seq = i.event_seq
+     WHERE i.user_id = $1 AND i.seq > a.read AND v.data ->> 'silent' = 'true')
 FROM stream_epoch e,
     (SELECT COALESCE(max(seq), 0) AS read FROM acks WHERE user_id = $1) a`
 
 type inboxState struct {
-	epoch                         string
-	last, oldest, read, withdrawn int64
+	epoch                                 string
+	last, oldest, read, withdrawn, silent int64
 }
 
 // unread counts the events after the highest sequence that any session acknowledged, and
-// leaves out those of which only the place is left.
-func (s inboxState) unread() int64 { return max(0, s.last-s.read-s.withdrawn) }
+// leaves out those of which only the place is left, and the silent ones: a quiet leave puts
+// nothing on the badge of the one who was left. No silent event has an origin, so none is
+// among the withdrawn as well.
+func (s inboxState) unread() int64 { return max(0, s.last-s.read-s.withdrawn-s.silent) }
 
 func loadInboxState(ctx context.Context, q querier, user uuid.UUID) (inboxState, error) {
 	var s inboxState
-	if err := q.QueryRow(ctx, selectInboxState, user).Scan(&s.epoch, &s.last, &s.oldest, &s.read, &s.withdrawn); err != nil {
+	if err := q.QueryRow(ctx, selectInboxState, user).Scan(&s.epoch, &s.last, &s.oldest, &s.read, &s.withdrawn, &s.silent); err != nil {
 		return s, fmt.Errorf("load inbox state of %s: %w", user, err)
 	}
 	return s, nil
