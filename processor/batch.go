@@ -36,6 +36,7 @@ type partition struct {
 	published atomic.Int64 // by the relay: all rows up to it are on their topics
 	applied   atomic.Int64 // next, for the watchdog and the lag
 	horizon   atomic.Int64 // by observe, in microseconds: what was in the log by this wall time is applied
+	awaited   atomic.Bool  // a timer waits for the horizon to pass it
 	lost      atomic.Bool  // fenced, for others than the worker
 	stopPump  context.CancelFunc
 }

@@ -35,6 +35,7 @@ type memory struct {
 	held    chan struct{} // while not nil and open, readers get nothing
 	onWrite func([]contract.Record) error
 	ask     int // FirstOffsetAfter was called
+	ends    int // how often the log's offsets were asked for
 }
 
 func newMemory(partitions int) *memory {
@@ -128,6 +129,7 @@ func (m *memory) hold() (release func()) {
 func (m *memory) Offsets(_ context.Context, topic string) (start, end []int64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.ends++
 	for i, log := range m.topic(topic) {
 		start, end = append(start, m.starts[topic][i]), append(end, int64(len(log)))
 	}

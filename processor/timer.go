@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -38,7 +39,9 @@ type timerRow struct {
 // of ingest and the allowed skew: whatever was accepted before T had its answer by then,
 // and so was in the log, and has been applied.
 //
-// While Kafka is away, or the queue is late, the horizon stands, and timers wait.
+// While Kafka is away, or the queue is late, the horizon stands, and timers wait. The log is
+// asked only for partitions whose timers wait for it: a question is a request for each
+// partition of the topic.
 func (p *Processor) observe(ctx context.Context, parts []*partition) error {
 	type mark struct {
 		at  time.Time
@@ -64,7 +67,7 @@ func (p *Processor) observe(ctx context.Context, parts []*partition) error {
 				delete(marks, part.id)
 			}
 			_, waiting := marks[part.id]
-			asked = asked || !waiting
+			asked = asked || (!waiting && part.awaited.Load())
 		}
 		if asked {
 			at := p.cfg.Clock()
@@ -73,6 +76,7 @@ func (p *Processor) observe(ctx context.Context, parts []*partition) error {
 					if _, waiting := marks[part.id]; waiting {
 						continue
 					}
+					part.awaited.Store(false)
 					if part.applied.Load() >= ends[part.id] {
 						part.horizon.Store(at.UnixMicro())
 						continue
@@ -158,13 +162,14 @@ ORDER BY t.due_at, t.low, t.high, t.kind`
 
 // due reads the timers of the worker's partitions that may be applied now.
 func (w *worker) due(ctx context.Context) ([]timer, error) {
+	now := w.p.cfg.Clock()
 	byID := map[int]*partition{}
 	var ids []int16
 	var untils []time.Time
 	for _, part := range w.parts {
-		if until := w.p.until(part); !part.fenced && !until.IsZero() {
+		if !part.fenced {
 			byID[part.id] = part
-			ids, untils = append(ids, int16(part.id)), append(untils, until)
+			ids, untils = append(ids, int16(part.id)), append(untils, now.Add(-w.p.cfg.Deadline-w.p.cfg.Skew))
 		}
 	}
 	if len(ids) == 0 {
@@ -179,7 +184,7 @@ func (w *worker) due(ctx context.Context) ([]timer, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.p.cfg.TxDeadline)
 	defer cancel()
-	rows, err := w.conn.Query(ctx, "due_timers", ids, untils, w.p.cfg.Clock(), int64(w.p.cfg.MaxBatch))
+	rows, err := w.conn.Query(ctx, "due_timers", ids, untils, now, int64(w.p.cfg.MaxBatch))
 	if err != nil {
 		return nil, fmt.Errorf("read due timers: %w", err)
 	}
@@ -193,6 +198,14 @@ func (w *worker) due(ctx context.Context) ([]timer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read due timers: %w", err)
 	}
+	// Due by the clock alone is not enough: see observe.
+	timers = slices.DeleteFunc(timers, func(t timer) bool {
+		if t.Due.Before(w.p.until(t.part)) {
+			return false
+		}
+		t.part.awaited.Store(true)
+		return true
+	})
 	return timers[:min(len(timers), w.p.cfg.MaxBatch)], nil
 }
 

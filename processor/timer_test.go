@@ -241,3 +241,29 @@ func TestLostPartitionSetsNoTimerAside(t *testing.T) {
 		}
 	}
 }
+
+// TestIdleAsksNothingOfTheBroker has a timer that is not due for long: looks for it are
+// the database's alone.
+func TestIdleAsksNothingOfTheBroker(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	a, b := r.user(1), r.user(1)
+	clock := newTraveller()
+	r.start(byTheClock(clock), func(c *Config) { c.StallAfter = time.Hour })
+	r.append(m, at(send(a, b), clock.now()))
+	r.settled()
+	asked := func() int {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.ends
+	}
+	before, looks := asked(), value(t, r.reg, "bondmate_processor_timer_looks_total")
+	r.eventually("some looks for timers", func() bool {
+		return value(t, r.reg, "bondmate_processor_timer_looks_total") >= looks+20
+	})
+	if n := asked() - before; n > 2 { // the watchdog's own
+		t.Errorf("the broker was asked %d times for the end of its log", n)
+	}
+	clock.travel(8 * day)
+	r.eventually("it fires", func() bool { return r.timers() == 0 })
+}
