@@ -69,6 +69,8 @@ func BenchmarkApply(b *testing.B) {
 				begin := time.Now()
 				_, stop := r.start(func(c *Config) {
 					c.Partitions, c.Workers, c.MaxBatch, c.Deadline = 12, workers, most, time.Hour
+					c.Limits = partner.DefaultLimits()
+					c.Limits.SendsPerTarget = 0 // the same pairs ask each other again and again
 				})
 				for one[int64](r, `SELECT COALESCE(sum(next_offset), 0)::bigint FROM processor_partitions`) < int64(b.N) {
 					<-time.After(20 * time.Millisecond)
