@@ -21,26 +21,17 @@ ORDER BY at DESC, COALESCE(command_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff') L
 
 // ListActivity implements GET /api/activity.
 func (s *Server) ListActivity(ctx context.Context, req api.ListActivityRequestObject) (api.ListActivityResponseObject, error) {
-	p, err := pageOf(req.Params.Cursor, req.Params.Limit)
-	if err != nil {
-		return nil, err
-	}
-	var list []api.Activity
-	err = s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		list, err = listActivity(ctx, conn, exchangeOf(ctx).caller.UserID, p)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	next := p.next(len(list), func() (time.Time, uuid.UUID) {
-		last := list[p.limit-1]
-		if last.CommandId == nil {
-			return last.Time, uuid.Max
+	own := listing[api.Activity]{read: listActivity, place: func(a api.Activity) (time.Time, uuid.UUID) {
+		if a.CommandId == nil {
+			return a.Time, uuid.Max
 		}
-		return last.Time, *last.CommandId
-	})
-	return api.ListActivity200JSONResponse{Activity: list[:min(len(list), p.limit)], NextCursor: next}, nil
+		return a.Time, *a.CommandId
+	}}
+	list, next, err := own.page(ctx, s.db, req.Params.Cursor, req.Params.Limit)
+	if err != nil {
+		return nil, err
+	}
+	return api.ListActivity200JSONResponse{Activity: list, NextCursor: next}, nil
 }
 
 // listActivity returns a page of what a user has done, the last first, and one more row

@@ -38,23 +38,14 @@ ORDER BY b.blocked_at DESC, b.other_id LIMIT $4`
 
 // ListBlocks implements GET …/blocks.
 func (s *Server) ListBlocks(ctx context.Context, req api.ListBlocksRequestObject) (api.ListBlocksResponseObject, error) {
-	p, err := pageOf(req.Params.Cursor, req.Params.Limit)
+	own := listing[api.Block]{read: listBlocks, place: func(b api.Block) (time.Time, uuid.UUID) {
+		return b.CreatedAt, b.User.Id
+	}}
+	list, next, err := own.page(ctx, s.db, req.Params.Cursor, req.Params.Limit)
 	if err != nil {
 		return nil, err
 	}
-	var list []api.Block
-	err = s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		list, err = listBlocks(ctx, conn, exchangeOf(ctx).caller.UserID, p)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	next := p.next(len(list), func() (time.Time, uuid.UUID) {
-		last := list[p.limit-1]
-		return last.CreatedAt, last.User.Id
-	})
-	return api.ListBlocks200JSONResponse{Blocks: list[:min(len(list), p.limit)], NextCursor: next}, nil
+	return api.ListBlocks200JSONResponse{Blocks: list, NextCursor: next}, nil
 }
 
 // listBlocks returns a page of those whom a user blocks, and one more row when there is a

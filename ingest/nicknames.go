@@ -58,23 +58,14 @@ ORDER BY updated_at DESC, target LIMIT $4`
 
 // ListNicknames implements GET /api/nicknames.
 func (s *Server) ListNicknames(ctx context.Context, req api.ListNicknamesRequestObject) (api.ListNicknamesResponseObject, error) {
-	p, err := pageOf(req.Params.Cursor, req.Params.Limit)
+	own := listing[api.Nickname]{read: listNicknames, place: func(n api.Nickname) (time.Time, uuid.UUID) {
+		return n.UpdatedAt, n.TargetUserId
+	}}
+	list, next, err := own.page(ctx, s.db, req.Params.Cursor, req.Params.Limit)
 	if err != nil {
 		return nil, err
 	}
-	var list []api.Nickname
-	err = s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		list, err = listNicknames(ctx, conn, exchangeOf(ctx).caller.UserID, p)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	next := p.next(len(list), func() (time.Time, uuid.UUID) {
-		last := list[p.limit-1]
-		return last.UpdatedAt, last.TargetUserId
-	})
-	return api.ListNicknames200JSONResponse{Nicknames: list[:min(len(list), p.limit)], NextCursor: next}, nil
+	return api.ListNicknames200JSONResponse{Nicknames: list, NextCursor: next}, nil
 }
 
 // listNicknames returns a page of those that a user has given, and one more row when there

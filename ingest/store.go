@@ -162,3 +162,28 @@ func (p page) next(n int, last func() (time.Time, uuid.UUID)) *string {
 	cursor := base64.RawURLEncoding.EncodeToString(append(raw, id[:]...))
 	return &cursor
 }
+
+// listing is a list of the caller's own rows. read returns the rows of a page and one more
+// when there is a next page; place is a row's place in the order.
+type listing[T any] struct {
+	read  func(ctx context.Context, q querier, user uuid.UUID, p page) ([]T, error)
+	place func(T) (time.Time, uuid.UUID)
+}
+
+// page reads the page that the parameters ask for, and the cursor of the one behind it.
+func (l listing[T]) page(ctx context.Context, db *database, cursor *string, limit *int) ([]T, *string, error) {
+	p, err := pageOf(cursor, limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	var rows []T
+	err = db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err = l.read(ctx, conn, exchangeOf(ctx).caller.UserID, p)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	next := p.next(len(rows), func() (time.Time, uuid.UUID) { return l.place(rows[p.limit-1]) })
+	return rows[:min(len(rows), p.limit)], next, nil
+}

@@ -1,5 +1,4 @@
-// Package telemetry makes the logger and the metrics registry of a process, and names
-// what metrics of several roles share, so that one dashboard reads them all. There is one
+// Package telemetry makes the logger and the metrics registry of a process. There is one
 // of each a process; main makes them and passes them on.
 package telemetry
 
@@ -78,15 +77,4 @@ func goVersion() string {
 		return info.GoVersion
 	}
 	return "unknown"
-}
-
-// LatencyBuckets returns bounds in seconds for a hop of the pipe, a request or a
-// statement: fine around the few milliseconds that a hop should take, coarse up to 30 s.
-func LatencyBuckets() []float64 {
-	return []float64{.0005, .001, .002, .003, .005, .0075, .01, .015, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
-}
-
-// SizeBuckets returns bounds for counts such as the commands of a batch.
-func SizeBuckets() []float64 {
-	return []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 5000}
 }
