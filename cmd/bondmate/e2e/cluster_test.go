@@ -90,13 +90,9 @@ func (c *cluster) command(args ...string) string {
 // people registers phones.
 func people(t *testing.T, server *phone.Server, n int) []*phone.Phone {
 	t.Helper()
-	phones := make([]*phone.Phone, n)
-	for i := range phones {
-		p, err := server.Register(t.Context(), fmt.Sprintf("user%d", i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		phones[i] = p
+	phones, err := server.RegisterAll(t.Context(), "user", n)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return phones
 }

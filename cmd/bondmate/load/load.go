@@ -23,7 +23,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/bondmate/backend/cmd/bondmate/phone"
 	"github.com/bondmate/backend/realtime/realtimetest"
@@ -69,43 +68,36 @@ type pair struct {
 	waiting []time.Time // scheduled starts of the commands whose event has not come, in order
 }
 
-// enroll registers the phones, a few at a time: a password hash costs the server tens of
-// milliseconds.
+// enroll registers the phones.
 func enroll(ctx context.Context, server *phone.Server, n int) ([]*pair, error) {
-	pairs := make([]*pair, n)
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(4)
-	for i := range pairs {
-		group.Go(func() (err error) {
-			p := &pair{}
-			if p.ada, err = server.Register(ctx, "load"); err != nil {
-				return err
-			}
-			if p.ben, err = server.Register(ctx, "load"); err != nil {
-				return err
-			}
-			pairs[i] = p
-			return nil
-		})
+	phones, err := server.RegisterAll(ctx, "load", 2*n)
+	if err != nil {
+		return nil, fmt.Errorf("enroll phones: %w", err)
 	}
-	return pairs, group.Wait()
+	pairs := make([]*pair, n)
+	for i := range pairs {
+		pairs[i] = &pair{ada: phones[2*i], ben: phones[2*i+1]}
+	}
+	return pairs, nil
 }
 
 // Latency runs the open-loop measurement.
 func Latency(ctx context.Context, cfg Config) (Report, error) {
 	pairs, err := enroll(ctx, cfg.Server, cfg.Pairs)
 	if err != nil {
-		return Report{}, fmt.Errorf("enroll phones: %w", err)
+		return Report{}, err
 	}
-	m := newMeasurement(cfg)
-	listening, stop := context.WithCancel(ctx)
-	defer stop()
-	var listeners sync.WaitGroup
 	for _, p := range pairs {
 		if p.socket, err = p.ben.Connect(ctx, nil); err != nil {
 			return Report{}, fmt.Errorf("connect socket: %w", err)
 		}
 		defer func() { _ = p.socket.Close() }()
+	}
+	m := newMeasurement(cfg) // its time runs from here: what comes before may take as long as it takes
+	listening, stop := context.WithCancel(ctx)
+	defer stop()
+	var listeners sync.WaitGroup
+	for _, p := range pairs {
 		listeners.Go(func() { m.listen(listening, p) })
 	}
 
@@ -141,7 +133,7 @@ func Latency(ctx context.Context, cfg Config) (Report, error) {
 func Throughput(ctx context.Context, cfg Config) (Report, error) {
 	pairs, err := enroll(ctx, cfg.Server, cfg.Pairs)
 	if err != nil {
-		return Report{}, fmt.Errorf("enroll phones: %w", err)
+		return Report{}, err
 	}
 	m := newMeasurement(cfg)
 	var callers sync.WaitGroup

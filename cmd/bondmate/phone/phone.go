@@ -8,11 +8,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 )
 
 // Server is where phones connect.
@@ -43,12 +45,52 @@ type Phone struct {
 // Password is the password of every phone that Register makes.
 const Password = "correct horse battery"
 
-// Register makes a new account and reads its partner code.
+// Register makes a new account. While the server says that it
+// is too busy to hash a password, it tries again, a few times, as an app does.
 func (s *Server) Register(ctx context.Context, name string) (*Phone, error) {
+	for try := 1; ; try++ {
+		p, answer, err := s.register(ctx, name)
+		if err == nil || answer.Status != http.StatusServiceUnavailable || try == registerTries {
+			return p, err
+		}
+		pause := time.NewTimer(registerPause/2 + rand.N(registerPause))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, err
+		}
+	}
+}
+
+const (
+	registerTries = 5
+	registerPause = time.Second
+	// registerAtOnce bounds how many passwords the server is asked to hash at a time.
+	registerAtOnce = 4
+)
+
+// RegisterAll makes n new accounts with the same name, a few at a time: a password hash
+// costs the server tens of milliseconds.
+func (s *Server) RegisterAll(ctx context.Context, name string, n int) ([]*Phone, error) {
+	phones := make([]*Phone, n)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(registerAtOnce)
+	for i := range phones {
+		group.Go(func() (err error) {
+			phones[i], err = s.Register(ctx, name)
+			return err
+		})
+	}
+	return phones, group.Wait()
+}
+
+func (s *Server) register(ctx context.Context, name string) (*Phone, Answer, error) {
 	p := &Phone{Server: s, Email: fmt.Sprintf("%s-%s@example.com", name, uuid.NewString()[:13])}
 	var signedIn struct {
 		User struct {
-			ID uuid.UUID `json:"id"`
+			ID          uuid.UUID `json:"id"`
+			PartnerCode string    `json:"partnerCode"`
 		} `json:"user"`
 		AccessToken  string `json:"accessToken"`
 		RefreshToken string `json:"refreshToken"`
@@ -56,20 +98,14 @@ func (s *Server) Register(ctx context.Context, name string) (*Phone, error) {
 	body := map[string]any{"email": p.Email, "password": Password, "displayName": name}
 	answer, err := p.Do(ctx, http.MethodPost, "/api/auth/register", body)
 	if err != nil {
-		return nil, fmt.Errorf("register %s: %w", name, err)
+		return nil, answer, fmt.Errorf("register %s: %w", name, err)
 	}
 	if err := answer.Decode(http.StatusCreated, &signedIn); err != nil {
-		return nil, fmt.Errorf("register %s: %w", name, err)
+		return nil, answer, fmt.Errorf("register %s: %w", name, err)
 	}
 	p.UserID, p.AccessToken, p.RefreshToken = signedIn.User.ID, signedIn.AccessToken, signedIn.RefreshToken
-	var profile struct {
-		PartnerCode string `json:"partnerCode"`
-	}
-	if err := p.Get(ctx, "/api/profile", &profile); err != nil {
-		return nil, err
-	}
-	p.PartnerCode = profile.PartnerCode
-	return p, nil
+	p.PartnerCode = signedIn.User.PartnerCode
+	return p, answer, nil
 }
 
 // Option changes one call.
