@@ -11,6 +11,8 @@ import (
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/google/uuid"
 	"github.com/gorilla/mux"
+
+	"github.com/bondmate/backend/ingest/admin"
 )
 
 // openAPI is the contract and the source of the generated server.
@@ -32,6 +34,7 @@ type operation struct {
 	method        string
 	template      string
 	authenticated bool
+	permission    *admin.Permission // nil unless it is for operators
 	parameters    []*openapi3.Parameter
 	body          *openapi3.Schema // nil when none is read
 	bodyRequired  bool
@@ -57,6 +60,16 @@ func loadDocument() (*document, error) {
 		MultiError: true, SkipSettingDefaults: true, SchemaValidationOptions: formats,
 	}
 	d := &document{spec: spec, operations: map[*mux.Route]*operation{}, byName: map[string]*operation{}}
+	paths := map[string]string{}
+	for template, item := range spec.Paths.Map() {
+		for _, o := range item.Operations() {
+			paths[o.OperationID] = template
+		}
+	}
+	permissions, err := admin.Permissions(paths)
+	if err != nil {
+		return nil, fmt.Errorf("read permissions: %w", err)
+	}
 	for template, item := range spec.Paths.Map() {
 		for method, o := range item.Operations() {
 			security := spec.Security
@@ -64,7 +77,7 @@ func loadDocument() (*document, error) {
 				security = *o.Security
 			}
 			op := &operation{
-				method: method, template: template, authenticated: len(security) > 0,
+				method: method, template: template, authenticated: len(security) > 0, permission: permissions[o.OperationID],
 				route:   &routers.Route{Spec: spec, Path: template, PathItem: item, Method: method, Operation: o},
 				options: options, visit: visit,
 			}

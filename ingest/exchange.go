@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/gorilla/mux"
 
+	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
 )
@@ -184,7 +186,22 @@ func (s *Server) matched(next http.Handler) http.Handler {
 			}
 			x.caller = caller
 		}
+		if op.permission != nil {
+			// Before anything of the request is looked at: to others it does not matter what
+			// a call of theirs would have done.
+			admitted, err := s.admin.Admit(r.Context(), op.permission, x.caller.SessionID, admin.Actor{
+				UserID: x.caller.UserID, Address: remoteAddress(r), Device: userAgent(r),
+			})
+			if err != nil {
+				s.writeProblem(w, r, err)
+				return
+			}
+			r = r.WithContext(admitted)
+		}
 		r, err := op.validate(w, r)
+		if err == nil && op.permission != nil {
+			err = s.admin.TakeDown(r.Context(), op.permission, mux.Vars(r))
+		}
 		if err != nil {
 			s.writeProblem(w, r, err)
 			return

@@ -13,7 +13,8 @@
 // the command that makes it may be queued: it waits for the pipe first.
 //
 // The OpenAPI document (openapi.yaml) is the source of routes, models and validation.
-// Its generated half is in package api, who has an account in package accounts.
+// Its generated half is in package api, who has an account in package accounts, what
+// operators may do in package admin.
 //
 // A Server starts no goroutine until Run, which owns the look-up workers and the
 // subscription to events and returns when its context ends. The Handler may be served as
@@ -36,6 +37,7 @@ import (
 	"github.com/rs/cors"
 
 	"github.com/bondmate/backend/ingest/accounts"
+	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/ingest/api"
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/fault"
@@ -70,6 +72,7 @@ type Config struct {
 	Topics     contract.Topics
 	Partitions int
 	Accounts   *accounts.Service
+	Admin      *admin.Service
 	Verifier   *identity.Verifier
 	Keys       *identity.Keys // for the JWKS route
 	Log        *slog.Logger
@@ -97,11 +100,14 @@ const handlerTimeout = 20 * time.Second
 
 // Server is the ingest role. It implements api.StrictServerInterface.
 type Server struct {
+	*admin.Desk // the operations under /api/ops
+
 	log       *slog.Logger
 	clock     func() time.Time
 	started   time.Time
 	limits    partner.Limits
 	accounts  *accounts.Service
+	admin     *admin.Service
 	verifier  *identity.Verifier
 	keys      *identity.Keys
 	events    Events
@@ -122,7 +128,7 @@ type Server struct {
 // New wires a Server. It opens nothing.
 func New(cfg Config) (*Server, error) {
 	if cfg.Pool == nil || cfg.Publisher == nil || cfg.Offsets == nil || cfg.Events == nil || cfg.Partitions <= 0 ||
-		cfg.Accounts == nil || cfg.Verifier == nil || cfg.Keys == nil || cfg.Log == nil || cfg.Registerer == nil || cfg.Clock == nil {
+		cfg.Accounts == nil || cfg.Admin == nil || cfg.Verifier == nil || cfg.Keys == nil || cfg.Log == nil || cfg.Registerer == nil || cfg.Clock == nil {
 		return nil, errors.New("ingest: a required field of the configuration is missing")
 	}
 	if cfg.Limits == (partner.Limits{}) {
@@ -138,6 +144,7 @@ func New(cfg Config) (*Server, error) {
 	db := &database{pool: cfg.Pool}
 	m := newMetrics(cfg.Registerer, func() float64 { return float64(db.waiting.Load()) })
 	s := &Server{
+		Desk: admin.NewDesk(cfg.Admin), admin: cfg.Admin,
 		log: cfg.Log, clock: cfg.Clock, started: cfg.Clock(), limits: cfg.Limits,
 		accounts: cfg.Accounts, verifier: cfg.Verifier, keys: cfg.Keys,
 		events: cfg.Events, ready: cfg.Ready, redis: cfg.Redis,

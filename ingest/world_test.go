@@ -26,6 +26,7 @@ import (
 
 	"github.com/bondmate/backend/ingest"
 	"github.com/bondmate/backend/ingest/accounts"
+	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/partner"
@@ -48,6 +49,7 @@ var devKeys = sync.OnceValues(func() (*identity.Keys, error) {
 type world struct {
 	t        *testing.T
 	pool     *pgxpool.Pool
+	admin    *admin.Service
 	queue    *queue
 	registry *prometheus.Registry
 	url      string
@@ -78,10 +80,12 @@ func newInstance(t *testing.T, pool *pgxpool.Pool, q *queue, options ...option) 
 	log := slog.New(slog.DiscardHandler)
 	service, err := accounts.New(accounts.Config{Pool: pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log})
 	must(t, err)
+	administration, err := admin.New(admin.Config{Pool: pool, Clock: time.Now, Log: log})
+	must(t, err)
 	registry := prometheus.NewRegistry()
 	cfg := ingest.Config{
 		Pool: pool, Publisher: q, Offsets: q, Events: q, Topics: contract.NewTopics("test"), Partitions: partitions,
-		Accounts: service, Verifier: verifier, Keys: keys, Log: log, Registerer: registry, Clock: time.Now,
+		Accounts: service, Admin: administration, Verifier: verifier, Keys: keys, Log: log, Registerer: registry, Clock: time.Now,
 	}
 	for _, o := range options {
 		o(&cfg)
@@ -104,7 +108,7 @@ func newInstance(t *testing.T, pool *pgxpool.Pool, q *queue, options ...option) 
 	spec.Servers = nil // they are relative, and the router wants hosts
 	router, err := legacy.NewRouter(spec)
 	must(t, err)
-	return &world{t: t, pool: pool, queue: q, registry: registry, url: front.URL, router: router}
+	return &world{t: t, pool: pool, admin: administration, queue: q, registry: registry, url: front.URL, router: router}
 }
 
 func must(t *testing.T, err error) {

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"github.com/bondmate/backend/ingest"
 	"github.com/bondmate/backend/ingest/accounts"
+	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/ingest/demo"
 	"github.com/bondmate/backend/pkg/bus"
 	"github.com/bondmate/backend/pkg/config"
@@ -62,6 +65,10 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	if err != nil {
 		return nil, err
 	}
+	administration, err := newAdministration(on.pool, log)
+	if err != nil {
+		return nil, err
+	}
 	producer := on.bus.NewProducer(bus.ProducerConfig{
 		// Two: the broker works on one write while the next one gathers.
 		InFlight: 2, WriteTimeout: p.cfg.IngestDeadline, Registerer: p.registry,
@@ -69,7 +76,7 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	cfg := ingest.Config{
 		Pool: on.pool, Publisher: producer, Offsets: on.bus, Events: with.tail,
 		Topics: p.topics, Partitions: p.cfg.KafkaPartitions,
-		Accounts: people, Verifier: verifier, Keys: keys,
+		Accounts: people, Admin: administration, Verifier: verifier, Keys: keys,
 		Log: log, Registerer: p.registry, Clock: time.Now,
 		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Origins: p.cfg.CORSOrigins,
 		Realtime: with.realtime,
@@ -85,4 +92,9 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	p.group.Add(service.Member{Name: "producer", Phase: service.Delivery, Run: producer.Run})
 	p.group.Add(service.Member{Name: "ingest", Phase: service.Delivery, Run: server.Run})
 	return server.Handler(), nil
+}
+
+// newAdministration is the same for /api/ops and for the operator's commands.
+func newAdministration(pool *pgxpool.Pool, log *slog.Logger) (*admin.Service, error) {
+	return admin.New(admin.Config{Pool: pool, Clock: time.Now, Log: log})
 }

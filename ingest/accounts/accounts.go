@@ -22,7 +22,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"github.com/google/uuid"
@@ -34,6 +33,7 @@ import (
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/partner"
+	"github.com/bondmate/backend/pkg/postgres"
 )
 
 // Config configures a Service. Pool, Issuer, Passwords, Clock and Log are required.
@@ -153,30 +153,10 @@ var errSession = fault.New(fault.Unauthenticated, "unauthenticated", "Sign in ag
 // now is the service's time at the precision that Postgres keeps.
 func (s *Service) now() time.Time { return s.cfg.Clock().UTC().Truncate(time.Microsecond) }
 
-const (
-	txAttempts  = 3
-	txRetryBase = 10 * time.Millisecond
-)
-
-// transact runs fn in a transaction, again when Postgres broke it off for a deadlock or
-// a serialisation failure; fn must be fit to run twice.
+// transact runs fn in a transaction, again when Postgres broke it off; fn must be fit to
+// run twice.
 func (s *Service) transact(ctx context.Context, fn func(pgx.Tx) error) error {
-	for attempt := 1; ; attempt++ {
-		err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{}, fn)
-		if attempt == txAttempts || !brokenOff(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(rand.N(txRetryBase << attempt)): // #nosec G404 -- jitter
-		}
-	}
-}
-
-func brokenOff(err error) bool {
-	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (pgErr.Code == "40P01" || pgErr.Code == "40001")
+	return postgres.Transact(ctx, s.pool, fn)
 }
 
 // violates reports whether err breaks the named unique constraint.

@@ -306,6 +306,69 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for OpsUserRole.
+const (
+	OpsUserRoleAdmin   OpsUserRole = "admin"
+	OpsUserRoleSupport OpsUserRole = "support"
+	OpsUserRoleUser    OpsUserRole = "user"
+)
+
+// Valid indicates whether the value is a known member of the OpsUserRole enum.
+func (e OpsUserRole) Valid() bool {
+	switch e {
+	case OpsUserRoleAdmin:
+		return true
+	case OpsUserRoleSupport:
+		return true
+	case OpsUserRoleUser:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for OpsUserStatus.
+const (
+	OpsUserStatusActive      OpsUserStatus = "active"
+	OpsUserStatusDeactivated OpsUserStatus = "deactivated"
+	OpsUserStatusDeleting    OpsUserStatus = "deleting"
+	OpsUserStatusSuspended   OpsUserStatus = "suspended"
+)
+
+// Valid indicates whether the value is a known member of the OpsUserStatus enum.
+func (e OpsUserStatus) Valid() bool {
+	switch e {
+	case OpsUserStatusActive:
+		return true
+	case OpsUserStatusDeactivated:
+		return true
+	case OpsUserStatusDeleting:
+		return true
+	case OpsUserStatusSuspended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for OpsUserTier.
+const (
+	OpsUserTierFree    OpsUserTier = "free"
+	OpsUserTierPremium OpsUserTier = "premium"
+)
+
+// Valid indicates whether the value is a known member of the OpsUserTier enum.
+func (e OpsUserTier) Valid() bool {
+	switch e {
+	case OpsUserTierFree:
+		return true
+	case OpsUserTierPremium:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for PoolHealthStatus.
 const (
 	PoolHealthStatusExhausted PoolHealthStatus = "exhausted"
@@ -876,6 +939,45 @@ type NotificationList struct {
 	Unread  int64 `json:"unread"`
 }
 
+// OpsUser defines model for OpsUser.
+type OpsUser struct {
+	CreatedAt time.Time `json:"createdAt"`
+
+	// Devices Push addresses.
+	Devices     int    `json:"devices"`
+	DisplayName string `json:"displayName"`
+
+	// Email Absent for an account without a password.
+	Email   *string            `json:"email,omitempty"`
+	Id      openapi_types.UUID `json:"id"`
+	Reports struct {
+		// About Reports about this user.
+		About int `json:"about"`
+
+		// By Reports that this user has made.
+		By int `json:"by"`
+
+		// Open Of these.
+		Open int `json:"open"`
+	} `json:"reports"`
+	Role OpsUserRole `json:"role"`
+
+	// Sessions Live ones.
+	Sessions int           `json:"sessions"`
+	Slots    SlotCount     `json:"slots"`
+	Status   OpsUserStatus `json:"status"`
+	Tier     OpsUserTier   `json:"tier"`
+}
+
+// OpsUserRole defines model for OpsUser.Role.
+type OpsUserRole string
+
+// OpsUserStatus defines model for OpsUser.Status.
+type OpsUserStatus string
+
+// OpsUserTier defines model for OpsUser.Tier.
+type OpsUserTier string
+
 // Partner defines model for Partner.
 type Partner struct {
 	DisplayName string `json:"displayName"`
@@ -1257,6 +1359,12 @@ type Accepted = AcceptedCommand
 
 // Applied defines model for Applied.
 type Applied = AppliedCommand
+
+// Forbidden An RFC 9457 problem document.
+type Forbidden = Problem
+
+// Unauthenticated An RFC 9457 problem document.
+type Unauthenticated = Problem
 
 // DeleteAccountParams defines parameters for DeleteAccount.
 type DeleteAccountParams struct {
@@ -1684,6 +1792,9 @@ type ServerInterface interface {
 	// ListNotifications One's inbox after a sequence
 	// (GET /api/notifications)
 	ListNotifications(w http.ResponseWriter, r *http.Request, params ListNotificationsParams)
+	// ShowUser An account
+	// (GET /api/ops/users/{id})
+	ShowUser(w http.ResponseWriter, r *http.Request, id Id)
 	// GetProfile One's own profile
 	// (GET /api/profile)
 	GetProfile(w http.ResponseWriter, r *http.Request)
@@ -3589,6 +3700,32 @@ func (siw *ServerInterfaceWrapper) ListNotifications(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// ShowUser operation middleware
+func (siw *ServerInterfaceWrapper) ShowUser(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowUser(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetProfile operation middleware
 func (siw *ServerInterfaceWrapper) GetProfile(w http.ResponseWriter, r *http.Request) {
 
@@ -4036,6 +4173,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/api/realtime/ticket", wrapper.CreateTicket).Methods(http.MethodPost)
 
+	r.HandleFunc(options.BaseURL+"/api/ops/users/{id}", wrapper.ShowUser).Methods(http.MethodGet)
+
 	r.HandleFunc(options.BaseURL+"/", wrapper.Root).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/health", wrapper.Health).Methods(http.MethodGet)
@@ -4073,6 +4212,15 @@ type AppliedJSONResponse struct {
 	Headers AppliedResponseHeaders
 }
 
+type ForbiddenResponseHeaders struct {
+	XRequestId *string
+}
+type ForbiddenApplicationProblemPlusJSONResponse struct {
+	Body Problem
+
+	Headers ForbiddenResponseHeaders
+}
+
 type HealthJSONResponse Health
 
 type ProblemResponseHeaders struct {
@@ -4085,6 +4233,15 @@ type ProblemApplicationProblemPlusJSONResponse struct {
 	Body Problem
 
 	Headers ProblemResponseHeaders
+}
+
+type UnauthenticatedResponseHeaders struct {
+	XRequestId *string
+}
+type UnauthenticatedApplicationProblemPlusJSONResponse struct {
+	Body Problem
+
+	Headers UnauthenticatedResponseHeaders
 }
 
 type RootRequestObject struct {
@@ -7024,6 +7181,96 @@ func (response ListNotificationsdefaultApplicationProblemPlusJSONResponse) Visit
 	return err
 }
 
+type ShowUserRequestObject struct {
+	Id Id `json:"id"`
+}
+
+type ShowUserResponseObject interface {
+	VisitShowUserResponse(w http.ResponseWriter) error
+}
+
+type ShowUser200JSONResponse OpsUser
+
+func (response ShowUser200JSONResponse) VisitShowUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowUser401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ShowUser401ApplicationProblemPlusJSONResponse) VisitShowUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowUser403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ShowUser403ApplicationProblemPlusJSONResponse) VisitShowUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowUserdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ShowUserdefaultApplicationProblemPlusJSONResponse) VisitShowUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetProfileRequestObject struct {
 }
 
@@ -7769,6 +8016,9 @@ type StrictServerInterface interface {
 	// ListNotifications One's inbox after a sequence
 	// (GET /api/notifications)
 	ListNotifications(ctx context.Context, request ListNotificationsRequestObject) (ListNotificationsResponseObject, error)
+	// ShowUser An account
+	// (GET /api/ops/users/{id})
+	ShowUser(ctx context.Context, request ShowUserRequestObject) (ShowUserResponseObject, error)
 	// GetProfile One's own profile
 	// (GET /api/profile)
 	GetProfile(ctx context.Context, request GetProfileRequestObject) (GetProfileResponseObject, error)
@@ -9130,6 +9380,32 @@ func (sh *strictHandler) ListNotifications(w http.ResponseWriter, r *http.Reques
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListNotificationsResponseObject); ok {
 		if err := validResponse.VisitListNotificationsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowUser operation middleware
+func (sh *strictHandler) ShowUser(w http.ResponseWriter, r *http.Request, id Id) {
+	var request ShowUserRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowUser(ctx, request.(ShowUserRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowUser")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowUserResponseObject); ok {
+		if err := validResponse.VisitShowUserResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -139,6 +139,21 @@ func (s BreakupStatus) String() string {
 	return fmt.Sprintf("breakup status(%d)", uint8(s))
 }
 
+var userStatusNames = [...]string{
+	UserActive:      "active",
+	UserDeactivated: "deactivated",
+	UserSuspended:   "suspended",
+	UserDeleting:    "deleting",
+}
+
+// String returns the status as operators and analysts see it, such as "suspended".
+func (s UserStatus) String() string {
+	if int(s) < len(userStatusNames) && userStatusNames[s] != "" {
+		return userStatusNames[s]
+	}
+	return fmt.Sprintf("user status(%d)", uint8(s))
+}
+
 // indexOf is a scan: with a dozen short names it is quicker than hashing one.
 func indexOf(names []string, name string) (uint8, bool) {
 	if name == "" {
