@@ -81,7 +81,7 @@ var eraseSQL = [...]string{
 		WHERE i.user_id = $1 AND e.low = e.high))`,
 	`DELETE FROM inbox WHERE user_id = $1`,
 	`DELETE FROM push_deliveries WHERE user_id = $1 AND status < 3`,
-	`UPDATE activity_log SET address = NULL, device = NULL, metadata = NULL WHERE actor = $1`,
+	`SELECT activity_log_erase($1, 1000000)`, // we may only add to the log ourselves
 }
 
 func (c *changes) queueAccounts(q *pgx.Batch) {

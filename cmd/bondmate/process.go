@@ -52,6 +52,7 @@ type process struct {
 	group    *service.Group
 	topics   contract.Topics
 	owner    string // names this process to operators, in tables and in Kafka
+	dbRole   string // that its connections assume; empty where the database user cannot. Set by openPool
 
 	closers []func()
 }
@@ -121,9 +122,19 @@ func (p *process) close() {
 func (p *process) openPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
+	ok, why, err := postgres.Assumable(ctx, postgres.Config{URL: url, AppName: "bondmate " + p.owner}, postgres.AppRole)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		p.dbRole = postgres.AppRole
+	} else {
+		p.log.Warn("the activity log is not append-only: this process works with all rights of its database user",
+			"role", postgres.AppRole, "reason", why)
+	}
 	pool, err := postgres.Open(ctx, postgres.Config{
 		URL: url, AppName: "bondmate " + p.owner, MaxConns: p.cfg.DatabaseMaxConns, MinConns: p.cfg.DatabaseMinConns,
-		StatementTimeout: statementTimeout, LockTimeout: lockTimeout, IdleInTxTimeout: idleInTxTimeout,
+		StatementTimeout: statementTimeout, LockTimeout: lockTimeout, IdleInTxTimeout: idleInTxTimeout, Role: p.dbRole,
 	})
 	if err != nil {
 		return nil, err
@@ -132,7 +143,14 @@ func (p *process) openPool(ctx context.Context, url string) (*pgxpool.Pool, erro
 	return pool, nil
 }
 
-// connect returns a function that opens connections apart from the pool.
+// connectAs returns a function that opens connections apart from the pool, with its rights.
+func (p *process) connectAs(url, name string) func(context.Context) (*pgx.Conn, error) {
+	return func(ctx context.Context) (*pgx.Conn, error) {
+		return postgres.Connect(ctx, postgres.Config{URL: url, AppName: "bondmate " + name, Role: p.dbRole})
+	}
+}
+
+// connect returns a function that opens connections for an operator's command.
 func connect(url, name string) func(context.Context) (*pgx.Conn, error) {
 	return func(ctx context.Context) (*pgx.Conn, error) {
 		return postgres.Connect(ctx, postgres.Config{URL: url, AppName: "bondmate " + name})

@@ -30,7 +30,7 @@ func (p *process) addProcessor(on servers) error {
 	p.ready.Add("processor", service.Closed(admitted.ready))
 	proc, err := processor.New(processor.Config{
 		Bus:            processorBus{processor.Kafka(on.bus), admitted},
-		Connect:        connect(on.databaseURL, "processor "+p.owner),
+		Connect:        p.connectAs(on.databaseURL, "processor "+p.owner),
 		Topics:         p.topics,
 		Partitions:     p.cfg.KafkaPartitions,
 		GroupID:        p.cfg.KafkaTopicPrefix + "-processor",

@@ -25,15 +25,20 @@ const (
 	migrationAttempts    = 5
 )
 
-// Migrate brings the database at url to the newest of the migrations in files. Any number
-// of processes may do so at once: one migrates, the others wait for it and find nothing
-// to do.
+// Migrate brings the database at url to the newest of the migrations in files, and then
+// runs what is in their directory always. Any number of processes may do so at once: one
+// migrates, the others wait for it and find nothing to do.
 func Migrate(ctx context.Context, url string, files fs.FS, log *slog.Logger) error {
 	conn, err := pgx.ParseConfig(url)
 	if err != nil {
 		return fmt.Errorf("read postgres connection string: %w", err)
 	}
 	setSession(conn, Config{AppName: "bondmate-migrate", LockTimeout: migrationLockTimeout})
+	conn.OnNotice = func(_ *pgconn.PgConn, notice *pgconn.Notice) {
+		if notice.Severity == "WARNING" {
+			log.WarnContext(ctx, "migration warns", "warning", notice.Message)
+		}
+	}
 	db := stdlib.OpenDB(*conn)
 	defer db.Close()
 	if err := await(ctx, db.PingContext); err != nil {
@@ -49,13 +54,32 @@ func Migrate(ctx context.Context, url string, files fs.FS, log *slog.Logger) err
 			log.InfoContext(ctx, "migrated", "version", m.Source.Version, "took", m.Duration)
 		}
 		if err == nil {
-			return nil
+			return runAlways(ctx, db, files)
 		}
 		pgErr, ok := errors.AsType[*pgconn.PgError](err)
 		if !ok || pgErr.Code != "55P03" || attempt == migrationAttempts { // lock_not_available
 			return fmt.Errorf("migrate: %w", err)
 		}
 	}
+}
+
+// runAlways runs the files in always, in order. They are for what must hold after every
+// migration and so is no migration itself.
+func runAlways(ctx context.Context, db *sql.DB, files fs.FS) error {
+	names, err := fs.Glob(files, "always/*.sql")
+	if err != nil {
+		return fmt.Errorf("list what is always run: %w", err)
+	}
+	for _, name := range names {
+		statement, err := fs.ReadFile(files, name)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		if _, err := db.ExecContext(ctx, string(statement)); err != nil {
+			return fmt.Errorf("run %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // advisoryLock is goose's session lock. It polls: a session that sits in

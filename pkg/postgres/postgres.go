@@ -33,6 +33,8 @@ type Config struct {
 	// ConnectTimeout bounds one connection attempt; default 3 s.
 	ConnectTimeout time.Duration
 
+	// Role is assumed by each connection once it is made, if set; see Assumable.
+	Role string
 	// Params are further session settings, as in {"jit": "off"}.
 	Params map[string]string
 }
@@ -104,6 +106,9 @@ func setSession(conn *pgx.ConnConfig, c Config) {
 		if d > 0 {
 			params[name] = strconv.FormatInt(d.Milliseconds(), 10)
 		}
+	}
+	if c.Role != "" {
+		params["role"] = c.Role
 	}
 	for name, value := range c.Params {
 		params[name] = value

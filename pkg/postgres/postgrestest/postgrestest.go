@@ -211,7 +211,11 @@ func fingerprint(files fs.FS) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("list migrations: %w", err)
 	}
-	for _, name := range names {
+	always, err := fs.Glob(files, "always/*.sql")
+	if err != nil {
+		return "", fmt.Errorf("list what is always run: %w", err)
+	}
+	for _, name := range append(names, always...) {
 		content, err := fs.ReadFile(files, name)
 		if err != nil {
 			return "", fmt.Errorf("read migration %s: %w", name, err)
