@@ -24,7 +24,7 @@ type consumer struct {
 	log      *slog.Logger
 	clock    func() time.Time
 	rules    map[partner.EventType]rule
-	enqueued func() // called after deliveries were inserted
+	enqueued func() // called after deliveries became due
 }
 
 // Run consumes as a member of the group until ctx ends.
@@ -187,9 +187,8 @@ func dataFault(err error) bool {
 func (c *consumer) write(ctx context.Context, batch []contract.Record, poison error) error {
 	now := c.clock()
 	var (
-		pushes  []push
-		letters []deadLetter
-		fates   = make(map[fate]int)
+		in    intake
+		fates = make(map[fate]int)
 	)
 	for _, rec := range batch {
 		found, f, err := c.read(rec, now)
@@ -197,29 +196,31 @@ func (c *consumer) write(ctx context.Context, batch []contract.Record, poison er
 			found, f, err = nil, fateMalformed, poison
 		}
 		if f == fateMalformed {
-			letters = append(letters, deadLetter{record: rec, err: err})
+			in.letters = append(in.letters, deadLetter{record: rec, err: err})
+		} else if pair, ok := endingOf(c.rules, rec); ok {
+			in.endings = append(in.endings, pair)
 		}
-		pushes = append(pushes, found...)
+		in.pushes = append(in.pushes, found...)
 		fates[f]++
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.StoreTimeout)
 	defer cancel()
-	inserted, err := c.store.enqueue(ctx, now, now.Add(c.cfg.Grace), pushes, letters)
+	inserted, marked, err := c.store.enqueue(ctx, now, now.Add(c.cfg.Grace), in)
 	if err != nil {
 		return err
 	}
 	for f, n := range fates {
 		c.metrics.events.WithLabelValues(string(f)).Add(float64(n))
 	}
-	for _, l := range letters {
+	for _, l := range in.letters {
 		c.log.Error("a record cannot be read and is set aside", "topic", l.record.Topic,
 			"partition", l.record.Partition, "offset", l.record.Offset, "error", l.err)
 	}
-	for _, p := range pushes {
+	for _, p := range in.pushes {
 		c.metrics.age.Observe(now.Sub(p.payload.AppliedAt).Seconds())
 	}
-	if inserted > 0 {
-		c.metrics.enqueued.Add(float64(inserted))
+	c.metrics.enqueued.Add(float64(inserted))
+	if inserted+marked > 0 {
 		c.enqueued()
 	}
 	return nil

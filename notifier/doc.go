@@ -19,6 +19,12 @@
 // A repeat that does happen replaces the first on the phone: both carry one collapse id,
 // and the event id is in the data.
 //
+// Once an ending is committed, no push of what it took back begins (G9), and one that was
+// sent by then, or may have been, is replaced on the phone by a silent message with the
+// same collapse id: once for each delivery, with the leases and retries of any other. It
+// holds because an ending's event is read after its cuts are committed, so that every
+// delivery is either marked by it (replace.go) or claimed with the cuts in sight.
+//
 // # Parts
 //
 // The consumer owns the generation's partition readers and the channel they fill. The
@@ -36,6 +42,13 @@
 //	bondmate://requests/{requestId}          a partner request
 //	bondmate://partnerships/{partnershipId}  a partnership
 //	bondmate://notifications                 the list, for all else
+//
+// What an ending took back after it was sent is replaced by a message without a
+// notification: on iOS a background push, with content-available. Its data are those of
+// the push save type, which is withdrawn, and link, which opens the list; replaces is the
+// collapse id: the tag (Android) or the identifier (iOS) of what the app takes off the
+// screen. A phone that was off gets it instead of the push. It shows, sounds and counts
+// nothing.
 //
 // Apps open the list for a link that they do not know. Which events are pushed, and how,
 // is the table in rule.go.

@@ -169,6 +169,18 @@ func fcmMessage(msg Message) *messaging.Message {
 	if msg.CollapseID != "" {
 		headers["apns-collapse-id"] = msg.CollapseID
 	}
+	if msg.Silent {
+		// Apple delivers what is to wake an app in the background at this priority only.
+		headers["apns-push-type"], headers["apns-priority"] = "background", "5"
+		return &messaging.Message{
+			Token:   msg.Token,
+			Data:    msg.Data,
+			Android: &messaging.AndroidConfig{CollapseKey: msg.CollapseID, Priority: androidPriority, TTL: &ttl},
+			APNS: &messaging.APNSConfig{
+				Headers: headers, Payload: &messaging.APNSPayload{Aps: &messaging.Aps{ContentAvailable: true}},
+			},
+		}
+	}
 	return &messaging.Message{
 		Token:        msg.Token,
 		Data:         msg.Data,

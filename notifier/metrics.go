@@ -25,6 +25,7 @@ type metrics struct {
 	held        prometheus.Gauge
 	lostClaims  prometheus.Counter
 	skipped     prometheus.Counter
+	replaced    prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -56,10 +57,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		backlog:     prometheus.NewGauge(gauge("push_backlog", "Deliveries that are due and not taken, counted up to 10000.")),
 		held:        prometheus.NewGauge(gauge("push_held", "Deliveries that this process has claimed and not settled.")),
 		lostClaims:  prometheus.NewCounter(counter("lost_claims_total", "Results that came after their lease and changed nothing.")),
+		replaced:    prometheus.NewCounter(counter("pushes_replaced_total", "Pushes replaced on the phone, silently, since an ending took them back.")),
 		skipped:     prometheus.NewCounter(counter("skipped_ranges_total", "Times that the topic no longer held the offset to go on from.")),
 	}
 	reg.MustRegister(m.events, m.age, m.lag, m.enqueued, m.outcomes, m.attempts, m.call, m.dueToSent, m.delivery, m.breaker,
-		m.transitions, m.backlog, m.held, m.lostClaims, m.skipped)
+		m.transitions, m.backlog, m.held, m.lostClaims, m.skipped, m.replaced)
 	return m
 }
 

@@ -14,7 +14,7 @@ type Outcome string
 const (
 	Delivered    Outcome = "delivered"    // the provider took it
 	Suppressed   Outcome = "suppressed"   // a visible socket had acknowledged the event first
-	Withdrawn    Outcome = "withdrawn"    // the address now belongs to someone else, or an ending took the event back
+	Withdrawn    Outcome = "withdrawn"    // the address now belongs to someone else, or an ending took the event back; what was sent by then is replaced
 	Unregistered Outcome = "unregistered" // the address is gone
 	Rejected     Outcome = "rejected"     // the provider will never take this message
 	Expired      Outcome = "expired"      // its time to live passed first
@@ -98,6 +98,7 @@ type Message struct {
 	Token      string
 	Title      string
 	Body       string
+	Silent     bool // shows, sounds and counts nothing: Title, Body and Category are not read
 	Data       map[string]string
 	Category   string        // Android channel, iOS category
 	CollapseID string        // a later message with the same one replaces this one; ≤ 64 bytes

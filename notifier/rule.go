@@ -17,6 +17,7 @@ type rule struct {
 	collapseBy subject       // pushes about one thing replace each other
 	unread     bool          // counts as unread in the app
 	text       textKey       // for those who do not want it discreet
+	ends       bool          // may come of what takes back pushes that were sent: see replace.go
 }
 
 // subject is the thing that an event is about.
@@ -59,16 +60,16 @@ func rules() map[partner.EventType]rule {
 		},
 		partner.EventRequestCancelled:   {},
 		partner.EventRequestExpired:     {unread: true},
-		partner.EventRequestSuperseded:  {unread: true},
+		partner.EventRequestSuperseded:  {unread: true, ends: true},
 		partner.EventPartnershipStarted: {unread: true},
 		partner.EventPartnershipEnded: {
 			pushed: true, category: categoryPartnership, ttl: 3 * day,
-			collapseBy: thePartnership, unread: true, text: textPartnershipEnded,
+			collapseBy: thePartnership, unread: true, text: textPartnershipEnded, ends: true,
 		},
 		partner.EventPartnershipArchived: {},
 		partner.EventSlotVacated:         {},
 		partner.EventCommandRejected:     {},
-		partner.EventCommandApplied:      {},
+		partner.EventCommandApplied:      {ends: true}, // the end of an account, for a pair without anything open
 		partner.EventBreakupRequested: {
 			pushed: true, category: categoryPartnership, ttl: 7 * day, high: true,
 			collapseBy: thePartnership, unread: true, text: textBreakupRequested,
@@ -80,8 +81,8 @@ func rules() map[partner.EventType]rule {
 		partner.EventBreakupWithdrawn: {unread: true},
 		partner.EventNicknameChanged:  {},
 		partner.EventProfileUpdated:   {},
-		partner.EventBlockChanged:     {}, // to the blocker alone, and their own doing
-		partner.EventAccountDeleted:   {},
+		partner.EventBlockChanged:     {ends: true}, // to the blocker alone, and their own doing
+		partner.EventAccountDeleted:   {ends: true},
 	}
 }
 
@@ -104,6 +105,9 @@ func (r rule) collapseID(event uuid.UUID, data partner.EventData) string {
 	}
 }
 
+// linkList opens the list of notifications.
+const linkList = "bondmate://notifications"
+
 // linkOf returns the link that opens what the event is about.
 func linkOf(t partner.EventType, data partner.EventData) string {
 	switch {
@@ -112,6 +116,6 @@ func linkOf(t partner.EventType, data partner.EventData) string {
 	case data.RequestID != nil:
 		return "bondmate://requests/" + data.RequestID.String()
 	default:
-		return "bondmate://notifications"
+		return linkList
 	}
 }

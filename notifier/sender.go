@@ -229,8 +229,9 @@ func (s *sender) deliver(ctx, calls context.Context, job claimed) settlement {
 	if ctx.Err() != nil || now.Add(s.cfg.CallTimeout).After(job.LeaseEnds) {
 		return s.resolve(job, now, &SendError{Verdict: Cancelled, Cause: errors.New("no time left for the call")})
 	}
-	// A claim that had to wait for its turn may have been overtaken by an ending (G9).
-	if now.Sub(job.LeaseEnds.Add(-s.cfg.Lease)) > claimStaysFresh {
+	// A claim that had to wait for its turn may have been overtaken by an ending (G9). What
+	// replaces a push has nothing in it that could be.
+	if !job.Replaces && now.Sub(job.LeaseEnds.Add(-s.cfg.Lease)) > claimStaysFresh {
 		withdrawn, err := s.withdrawn(calls, job)
 		if err != nil {
 			return s.resolve(job, now, &SendError{Verdict: Cancelled, Cause: err})
@@ -240,22 +241,22 @@ func (s *sender) deliver(ctx, calls context.Context, job claimed) settlement {
 			return settlement{id: job.ID, claim: job.Attempts, attempts: job.Attempts - 1, dueAt: job.DueAt, outcome: Withdrawn}
 		}
 	}
+	called := false
 	_, err := s.breaker.Execute(func() (struct{}, error) {
+		called = true
 		callctx, cancel := context.WithTimeout(calls, s.cfg.CallTimeout)
 		defer cancel()
 		start := time.Now()
-		err := s.cfg.Provider.Send(callctx, Message{
-			Token: job.Token, Title: text(textTitle), Body: bodyOf(job.Preview, job.Payload.Text),
-			Data: job.Payload.Data, Category: job.Payload.Category, CollapseID: job.Payload.CollapseID,
-			High: job.Payload.High, TTL: job.ExpiresAt.Sub(now).Truncate(time.Second), ExpiresAt: job.ExpiresAt,
-		})
+		err := s.cfg.Provider.Send(callctx, messageOf(job, now))
 		s.metrics.call.Observe(time.Since(start).Seconds())
 		return struct{}{}, err
 	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		err = &SendError{Verdict: Held, RetryAfter: s.cfg.BreakerTimeout, Cause: err}
 	}
-	return s.resolve(job, s.clock(), err)
+	result := s.resolve(job, s.clock(), err)
+	result.handed = called && mayBeOnPhone(err)
+	return result
 }
 
 // withdrawn looks again whether a cut took the event back.
@@ -267,12 +268,17 @@ func (s *sender) withdrawn(ctx context.Context, job claimed) (bool, error) {
 
 // resolve says what a call's result means for its delivery.
 func (s *sender) resolve(job claimed, now time.Time, err error) settlement {
-	out := settlement{id: job.ID, claim: job.Attempts, attempts: job.Attempts, dueAt: job.DueAt}
+	out := settlement{id: job.ID, claim: job.Attempts, attempts: job.Attempts, dueAt: job.DueAt, replaces: job.Replaces}
 	if err == nil {
 		s.metrics.attempts.WithLabelValues("sent").Inc()
-		s.metrics.delivered(job, now)
-		s.metrics.settled(Delivered, job.Kind)
 		out.outcome = Delivered
+		if job.Replaces {
+			s.metrics.replaced.Inc()
+			out.outcome = Withdrawn
+		} else {
+			s.metrics.delivered(job, now)
+		}
+		s.metrics.settled(out.outcome, job.Kind)
 		return out
 	}
 	verdict := verdictOf(err)

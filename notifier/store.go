@@ -57,24 +57,36 @@ FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::text[], $5::bytea[], $
 	AS l (topic, partition, log_offset, error, key, headers, value)
 ON CONFLICT (topic, partition, log_offset) DO NOTHING`
 
-// enqueue makes the pushes due on their users' devices, keeps the dead letters, and
-// returns how many deliveries are new.
-func (s store) enqueue(ctx context.Context, now, due time.Time, pushes []push, letters []deadLetter) (int64, error) {
-	if len(pushes) == 0 && len(letters) == 0 {
-		return 0, nil
+// intake is what a batch of records asks for.
+type intake struct {
+	pushes  []push
+	letters []deadLetter
+	endings []partner.Pair // what may have taken back what was sent before
+}
+
+// enqueue makes the pushes due on their users' devices, and the replacements of what was
+// taken back, keeps the dead letters, and returns how many deliveries are new and how many
+// are to be replaced.
+func (s store) enqueue(ctx context.Context, now, due time.Time, in intake) (inserted, marked int64, err error) {
+	if len(in.pushes) == 0 && len(in.letters) == 0 && len(in.endings) == 0 {
+		return 0, 0, nil
 	}
-	var inserted int64
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if len(letters) > 0 {
-			if err := insertLetters(ctx, tx, now, letters); err != nil {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if len(in.letters) > 0 {
+			if err := insertLetters(ctx, tx, now, in.letters); err != nil {
 				return err
 			}
 		}
-		devices, err := devicesOf(ctx, tx, now, pushes)
+		if len(in.endings) > 0 {
+			if marked, err = mark(ctx, tx, now, in.endings); err != nil {
+				return err
+			}
+		}
+		devices, err := devicesOf(ctx, tx, now, in.pushes)
 		if err != nil {
 			return err
 		}
-		rows := sorted(pushes, devices)
+		rows := sorted(in.pushes, devices)
 		if len(rows) == 0 {
 			return nil
 		}
@@ -82,9 +94,9 @@ func (s store) enqueue(ctx context.Context, now, due time.Time, pushes []push, l
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("make %d pushes due: %w", len(pushes), err)
+		return 0, 0, fmt.Errorf("make %d pushes due: %w", len(in.pushes), err)
 	}
-	return inserted, nil
+	return inserted, marked, nil
 }
 
 func devicesOf(ctx context.Context, tx pgx.Tx, now time.Time, pushes []push) (map[uuid.UUID][]uuid.UUID, error) {
@@ -194,6 +206,7 @@ type claimed struct {
 	DueAt     time.Time
 	ExpiresAt time.Time
 	Payload   payload
+	Replaces  bool // its push was sent and taken back: what is sent now replaces it, silently
 	Token     string
 	Preview   string
 	SeenAt    time.Time // the device's updated_at
@@ -215,33 +228,50 @@ LIMIT $2
 FOR UPDATE SKIP LOCKED`
 
 // A statement of its own, after the locks: it sees every acknowledgement, every change of
-// devices and every cut that was committed before them. An ending that cuts settles what
-// is due under the same locks, so no push of what it took back is claimed after it (G9). attempts rises with each claim, so a result
-// that comes after its lease finds another number and changes nothing.
+// devices and every cut that was committed before them. An ending that cuts settles what is
+// due under the same locks, so no push of what it took back is claimed after it (G9).
+// attempts rises with each claim, so a result that comes after its lease finds another
+// number and changes nothing.
+//
+// What was taken back and may be on the phone (handed over, or claimed by a notifier that
+// never said what came of it) is claimed once more, to be replaced there; unless a later
+// push of the same thing does that already.
 const judgeDue = `
 UPDATE push_deliveries p
 SET status = CASE WHEN j.outcome IS NULL THEN 2 ELSE 3 END,
     outcome = j.outcome,
     attempts = p.attempts + CASE WHEN j.outcome IS NULL THEN 1 ELSE 0 END,
     due_at = CASE WHEN j.outcome IS NULL THEN $3 ELSE p.due_at END,
-    settled_at = CASE WHEN j.outcome IS NULL THEN NULL ELSE $2 END
+    settled_at = CASE WHEN j.outcome IS NULL THEN NULL ELSE $2 END,
+    handed_at = CASE WHEN j.handed THEN coalesce(p.handed_at, $2) END,
+    cut_at = CASE WHEN j.replaces THEN coalesce(p.cut_at, $2) ELSE p.cut_at END
 FROM (
-	SELECT q.id, q.due_at AS was_due, d.value, d.updated_at, u.push_preview,
+	SELECT q.id, q.due_at AS was_due, d.value, d.updated_at, u.push_preview, w.handed, w.withdrawn AND w.handed AS replaces,
 		CASE
 			WHEN q.expires_at <= $2 THEN 'expired'
 			WHEN d.id IS NULL OR u.id IS NULL OR s.id IS NULL THEN 'unregistered'
 			WHEN d.user_id <> q.user_id THEN 'withdrawn'
-			WHEN EXISTS (SELECT FROM inbox_entries i WHERE i.user_id = q.user_id AND i.seq = q.seq AND i.withdrawn) THEN 'withdrawn'
-			WHEN EXISTS (SELECT FROM acks a WHERE a.user_id = q.user_id AND a.visible_seq >= q.seq) THEN 'suppressed'
+			WHEN w.withdrawn AND NOT w.handed THEN 'withdrawn'
+			WHEN w.withdrawn AND EXISTS (
+				SELECT FROM push_deliveries l
+				WHERE l.user_id = q.user_id AND l.seq > q.seq AND l.device_id = q.device_id
+				  AND l.cut_at IS NULL AND (l.status = 2 OR l.handed_at IS NOT NULL OR l.outcome = 'delivered')
+				  AND l.payload ->> 'collapseId' = q.payload ->> 'collapseId') THEN 'withdrawn'
+			WHEN NOT w.withdrawn AND EXISTS (
+				SELECT FROM acks a WHERE a.user_id = q.user_id AND a.visible_seq >= q.seq) THEN 'suppressed'
 		END AS outcome
 	FROM unnest($1::uuid[]) AS k (id)
 	JOIN push_deliveries q ON q.id = k.id
+	CROSS JOIN LATERAL (
+		SELECT q.status = 2 OR q.handed_at IS NOT NULL AS handed,
+			EXISTS (SELECT FROM inbox_entries i WHERE i.user_id = q.user_id AND i.seq = q.seq AND i.withdrawn) AS withdrawn
+	) w
 	LEFT JOIN devices d ON d.id = q.device_id
 	LEFT JOIN sessions s ON s.id = d.session_id AND s.revoked_at IS NULL AND s.expires_at > $2
 	LEFT JOIN users u ON u.id = q.user_id
 ) j
 WHERE p.id = j.id
-RETURNING p.id, p.type, p.attempts, j.was_due, p.expires_at, p.payload, coalesce(p.outcome, ''),
+RETURNING p.id, p.type, p.attempts, j.was_due, p.expires_at, p.payload, j.replaces, coalesce(p.outcome, ''),
 	coalesce(j.value, ''), coalesce(j.push_preview, ''), coalesce(j.updated_at, 'epoch')`
 
 // claimTerms say what to claim and for how long.
@@ -280,7 +310,7 @@ func (s store) claim(ctx context.Context, now time.Time, terms claimTerms) ([]cl
 				kind    int16
 				outcome Outcome
 			)
-			scanErr := row.Scan(&c.ID, &kind, &c.Attempts, &c.DueAt, &c.ExpiresAt, &c.Payload, &outcome,
+			scanErr := row.Scan(&c.ID, &kind, &c.Attempts, &c.DueAt, &c.ExpiresAt, &c.Payload, &c.Replaces, &outcome,
 				&c.Token, &c.Preview, &c.SeenAt)
 			c.Kind = partner.EventType(kind)
 			if outcome == "" {
@@ -318,22 +348,27 @@ type settlement struct {
 	attempts int16
 	dueAt    time.Time
 	err      string
+	handed   bool // the push may be on the phone
+	replaces bool // claimed.Replaces
 
 	gone   string // the address to delete, when it is dead
 	seenAt time.Time
 }
 
-// Only over the claim that the result belongs to, see judgeDue.
+// Only over the claim that the result belongs to, see judgeDue. A push that was taken back
+// while it was being sent is due again at once, whatever came of the call: claiming it
+// finds out whether there is something to replace.
 const settleClaims = `
 UPDATE push_deliveries p
-SET status = CASE WHEN r.outcome = '' THEN 1 ELSE 3 END,
-    outcome = nullif(r.outcome, ''),
+SET status = CASE WHEN r.outcome = '' OR p.cut_at IS NOT NULL AND NOT r.replaces THEN 1 ELSE 3 END,
+    outcome = CASE WHEN p.cut_at IS NOT NULL AND NOT r.replaces THEN NULL ELSE nullif(r.outcome, '') END,
     attempts = r.attempts,
-    due_at = r.due_at,
+    due_at = CASE WHEN p.cut_at IS NOT NULL AND NOT r.replaces THEN $7::timestamptz ELSE r.due_at END,
     error = nullif(r.error, ''),
-    settled_at = CASE WHEN r.outcome = '' THEN NULL ELSE $7::timestamptz END
-FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[], $5::timestamptz[], $6::text[])
-	AS r (id, claim, outcome, attempts, due_at, error)
+    settled_at = CASE WHEN r.outcome = '' OR p.cut_at IS NOT NULL AND NOT r.replaces THEN NULL ELSE $7::timestamptz END,
+    handed_at = CASE WHEN r.handed THEN coalesce(p.handed_at, $7::timestamptz) ELSE p.handed_at END
+FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[], $5::timestamptz[], $6::text[], $8::boolean[], $9::boolean[])
+	AS r (id, claim, outcome, attempts, due_at, error, handed, replaces)
 WHERE p.id = r.id AND p.status = 2 AND p.attempts = r.claim`
 
 // An address that was registered again since it was read is alive.
@@ -348,19 +383,21 @@ func (s store) settle(ctx context.Context, now time.Time, results []settlement) 
 	var (
 		ids, claims, outcomes = make([]uuid.UUID, n), make([]int16, n), make([]string, n)
 		attempts, due, errs   = make([]int16, n), make([]time.Time, n), make([]string, n)
+		handed, replaces      = make([]bool, n), make([]bool, n)
 		gone                  []string
 		seen                  []time.Time
 	)
 	for i, r := range results {
 		ids[i], claims[i], outcomes[i] = r.id, r.claim, string(r.outcome)
 		attempts[i], due[i], errs[i] = r.attempts, r.dueAt, storable(r.err)
+		handed[i], replaces[i] = r.handed, r.replaces
 		if r.gone != "" {
 			gone, seen = append(gone, r.gone), append(seen, r.seenAt)
 		}
 	}
 	var settled int64
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, settleClaims, ids, claims, outcomes, attempts, due, errs, now)
+		tag, err := tx.Exec(ctx, settleClaims, ids, claims, outcomes, attempts, due, errs, now, handed, replaces)
 		if err != nil {
 			return err
 		}

@@ -8,8 +8,9 @@ import (
 
 // block keeps the other away: it ends an active partnership as a quiet leave does, closes
 // a request in whichever direction, forfeits restoration and closes the door. The other
-// is told what a quiet leave and a filled slot would have told, and not a word more. It
-// asks for nothing, so that nobody is kept from blocking; done twice it is done. The
+// is told what a quiet leave and a filled slot would have told, and not a word more; and
+// what a filled slot leaves in the other's inbox stays there: a place that empties for no
+// reason to be seen would tell of the block. It asks for nothing, so that nobody is kept from blocking; done twice it is done. The
 // codes, in order:
 //
 //   - self_request: of oneself;
@@ -28,7 +29,7 @@ func (t *turn) block() Outcome {
 	if r, ok := t.pendingRequest(); ok {
 		t.closeSuperseded(r)
 	}
-	t.cutBoth()
+	t.cut(by, other)
 	side := t.side(by)
 	if side.BlockedAt.IsZero() {
 		side.BlockedAt = t.now
@@ -63,9 +64,11 @@ func (t *turn) blockChanged(blocked bool, status string) Outcome {
 }
 
 // closeSuperseded closes a pending request that nobody answered and that cannot be any
-// more. Why is never told: a filled slot, a block and a deleted account are all one.
+// more. Who was asked and has not seen it is not told of it now. Why is never told: a
+// filled slot, a block and a deleted account are all one.
 func (t *turn) closeSuperseded(r Request) {
 	r.Status, r.ResolvedAt = RequestSuperseded, t.now
 	t.setRequest(r)
+	t.cut(r.Target, r.Sender)
 	t.emit(EventRequestSuperseded, uuid.Nil, EventData{RequestID: &r.ID}, r.Sender, r.Target)
 }

@@ -20,23 +20,25 @@ func TestBlock(t *testing.T) {
 	end := partner.EventData{PartnershipID: &current, ByUserID: new(ann()), EndedAt: &now, RestorableUntil: &until}
 	silent := end
 	silent.Silent = true
+	mine, theirs := partner.Cut{Recipient: ann(), Origin: bob()}, partner.Cut{Recipient: bob(), Origin: ann()}
 	tests := map[string]struct {
 		state partner.State
 		want  []summary
 		side  partner.Side
+		cuts  []partner.Cut
 	}{
-		"a stranger":           {state(), []summary{told}, partner.Side{BlockedAt: now, DoorClosedAt: now}},
-		"who has asked":        {state(request(req, bob())), []summary{over, told}, partner.Side{BlockedAt: now, DoorClosedAt: now}},
-		"who was asked":        {state(request(req, ann())), []summary{over, told}, partner.Side{BlockedAt: now, DoorClosedAt: now}},
-		"a former partner":     {state(ended(current)), []summary{told}, partner.Side{BlockedAt: now, DoorClosedAt: now, Forfeited: current}},
-		"behind a closed door": {state(anns(doorClosed)), []summary{told}, partner.Side{BlockedAt: now, DoorClosedAt: start()}},
+		"a stranger":           {state(), []summary{told}, partner.Side{BlockedAt: now, DoorClosedAt: now}, []partner.Cut{mine}},
+		"who has asked":        {state(request(req, bob())), []summary{over, told}, partner.Side{BlockedAt: now, DoorClosedAt: now}, []partner.Cut{mine}},
+		"who was asked":        {state(request(req, ann())), []summary{over, told}, partner.Side{BlockedAt: now, DoorClosedAt: now}, []partner.Cut{theirs, mine}},
+		"a former partner":     {state(ended(current)), []summary{told}, partner.Side{BlockedAt: now, DoorClosedAt: now, Forfeited: current}, []partner.Cut{mine}},
+		"behind a closed door": {state(anns(doorClosed)), []summary{told}, partner.Side{BlockedAt: now, DoorClosedAt: start()}, []partner.Cut{mine}},
 		"a partner": {state(active(current)), []summary{
 			{partner.EventPartnershipEnded, []uuid.UUID{ann()}, uuid.Nil, end},
 			{partner.EventPartnershipEnded, []uuid.UUID{bob()}, uuid.Nil, silent},
 			{partner.EventSlotVacated, []uuid.UUID{ann()}, uuid.Nil, partner.EventData{Slot: new(int16(1))}},
 			{partner.EventSlotVacated, []uuid.UUID{bob()}, uuid.Nil, partner.EventData{Slot: new(int16(1)), Silent: true}},
 			told,
-		}, partner.Side{BlockedAt: now, DoorClosedAt: now, Forfeited: current}},
+		}, partner.Side{BlockedAt: now, DoorClosedAt: now, Forfeited: current}, []partner.Cut{mine, theirs}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -46,7 +48,7 @@ func TestBlock(t *testing.T) {
 			if diff := cmp.Diff([]partner.SideChange{{Owner: ann(), Other: bob(), Side: tt.side}}, d.Sides); diff != "" {
 				t.Errorf("sides (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff([]partner.Cut{{Recipient: ann(), Origin: bob()}, {Recipient: bob(), Origin: ann()}}, d.Cuts); diff != "" {
+			if diff := cmp.Diff(tt.cuts, d.Cuts); diff != "" {
 				t.Errorf("cuts (-want +got):\n%s", diff)
 			}
 			if p := d.Next.Pair.Partnership; p != nil && (p.Status != partner.PartnershipEnded || p.Reason != "" && len(d.Partners) > 0) {

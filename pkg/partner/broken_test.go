@@ -177,6 +177,11 @@ func TestHistoriesFindBrokenSafety(t *testing.T) {
 				d.Events[0].Recipients = []uuid.UUID{c.Pair.Low, c.Pair.High}
 			}
 		})},
+		"a block empties what a filled slot leaves": {"a block takes", after(func(_ partner.State, c partner.Command, d *partner.Decision) {
+			if other := c.Pair.Other(c.Issuer); c.Type == partner.Block && len(d.Partners) == 0 && len(d.Cuts) > 0 {
+				d.Cuts = append(d.Cuts, partner.Cut{Recipient: other, Origin: c.Issuer})
+			}
+		})},
 		"the first cooldown is short":           {`code "", want "cooldown"`, limited(func(l *partner.Limits) { l.Cooldowns[0] = time.Hour })},
 		"the second cooldown is like the first": {`code "", want "cooldown"`, limited(func(l *partner.Limits) { l.Cooldowns[1] = l.Cooldowns[0] })},
 		"cooldowns last too long":               {`code "cooldown", want ""`, limited(func(l *partner.Limits) { l.Cooldowns[0] += time.Microsecond })},

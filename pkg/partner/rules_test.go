@@ -234,6 +234,9 @@ func (w *world) checkRules(st partner.State, c partner.Command, d partner.Decisi
 			return fmt.Errorf("a block shows as %+v, a quiet leave as %+v", got, want)
 		}
 	}
+	if err := w.checkBlock(st, c, d); err != nil {
+		return err
+	}
 	if err := w.checkCuts(c, d); err != nil {
 		return err
 	}
@@ -263,14 +266,46 @@ func (w *world) checkSecrecy(st partner.State, c partner.Command, d partner.Deci
 	return nil
 }
 
+// checkBlock: a block of somebody who is no partner shows, and empties, what the blocker's
+// last slot does when it fills: the request that waits, or nothing at all.
+func (w *world) checkBlock(st partner.State, c partner.Command, d partner.Decision) error {
+	if p := st.Pair.Partnership; c.Type != partner.Block || !d.Outcome.Applied() || p != nil && p.Status == partner.PartnershipActive {
+		return nil
+	}
+	other, filled := c.Pair.Other(c.Issuer), partner.Decision{}
+	if i := slices.IndexFunc(st.Pair.Requests, func(r partner.Request) bool {
+		return r.Status == partner.RequestPending && !d.Now.After(r.ExpiresAt)
+	}); i >= 0 {
+		supersede := c
+		supersede.Type, supersede.RequestID = partner.Supersede, st.Pair.Requests[i].ID
+		filled = w.decide(w.limits, st, supersede)
+	}
+	got, want := seenBy(other, d), seenBy(other, filled)
+	if len(want) > 0 && !reflect.DeepEqual(got, want) {
+		return fmt.Errorf("a block shows as %+v, a filled slot as %+v", got, want)
+	}
+	if got, want := cutsOf(other, d), cutsOf(other, filled); !slices.Equal(got, want) {
+		return fmt.Errorf("a block takes %+v back, a filled slot %+v", got, want)
+	}
+	return nil
+}
+
+func cutsOf(u uuid.UUID, d partner.Decision) []partner.Cut {
+	return slices.DeleteFunc(slices.Clone(d.Cuts), func(c partner.Cut) bool { return c.Recipient != u })
+}
+
 func seenBy(u uuid.UUID, d partner.Decision) []partner.Event {
 	return slices.DeleteFunc(slices.Clone(d.Events), func(e partner.Event) bool { return !slices.Contains(e.Recipients, u) })
 }
 
-// checkCuts: whoever is left, blocked or lost hears no more of the other, and the other
-// no more of them; what tells of it cannot be taken away by a later cut.
+// checkCuts: whoever is left or lost hears no more of the other, and the other no more of
+// them; who blocks hears no more of the other. What tells of it cannot be taken away by a
+// later cut.
 func (w *world) checkCuts(c partner.Command, d partner.Decision) error {
-	cut := c.Type == partner.Block && d.Outcome.Applied()
+	cut := false
+	if mine := (partner.Cut{Recipient: c.Issuer, Origin: c.Pair.Other(c.Issuer)}); c.Type == partner.Block && d.Outcome.Applied() && !slices.Contains(d.Cuts, mine) {
+		return fmt.Errorf("no cut %v among %v", mine, d.Cuts)
+	}
 	for _, e := range d.Events {
 		if e.Type == partner.EventPartnershipEnded || e.Type == partner.EventRequestSuperseded {
 			if e.Origin != uuid.Nil {
