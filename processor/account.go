@@ -27,7 +27,8 @@ func run(items []*item) int {
 }
 
 // The others of a user's pairs that are not closed. A pending breakup is of a partnership
-// that is not archived.
+// that is not archived. A pair on which nothing but a command is parked counts: the command
+// holds what the user wrote.
 const loadCounterpartsSQL = `
 SELECT k.id, c.other
 FROM unnest($1::uuid[]) AS k (id)
@@ -44,6 +45,8 @@ CROSS JOIN LATERAL (
     UNION SELECT x.user_id FROM pair_sides x WHERE x.other_id = k.id
     UNION SELECT x.target FROM nicknames x WHERE x.owner = k.id
     UNION SELECT x.owner FROM nicknames x WHERE x.target = k.id
+    UNION SELECT x.high FROM parked_commands x WHERE x.low = k.id AND x.high <> k.id
+    UNION SELECT x.low FROM parked_commands x WHERE x.high = k.id AND x.low <> k.id
     ORDER BY 1 LIMIT $2) AS c
 ORDER BY k.id, c.other`
 

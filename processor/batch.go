@@ -18,6 +18,7 @@ import (
 
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
+	"github.com/bondmate/backend/pkg/poison"
 )
 
 // partition is one assigned partition of the commands topic for one generation. All but
@@ -41,10 +42,12 @@ type partition struct {
 	stopPump  context.CancelFunc
 }
 
-// item is one record, or one due timer, on its way through a batch.
+// item is one record, or one due timer, or one parked command whose turn an operator has
+// called, on its way through a batch.
 type item struct {
 	part        *partition
 	timer       *timer // nil for a record
+	turn        *turn  // nil but for a parked command
 	rec         contract.Record
 	cmd         partner.Command
 	env         contract.Envelope
@@ -86,10 +89,10 @@ type step struct {
 	relayed  int64
 }
 
-// step is where the item leaves its partition. A timer has no record: it moves the
-// version alone.
+// step is where the item leaves its partition. A timer has no record, and that of a parked
+// command was passed long ago: they move the version alone.
 func (it *item) step() step {
-	if it.timer != nil {
+	if it.timer != nil || it.turn != nil {
 		return step{part: it.part, next: it.part.next, lastID: it.part.lastID, eventSeq: it.part.eventSeq}
 	}
 	return step{part: it.part, next: it.rec.Offset + 1, lastID: recordID(it.rec), eventSeq: it.part.eventSeq}
@@ -100,6 +103,7 @@ type batch struct {
 	items  []*item
 	steps  []step // by partition, ascending
 	limits partner.Limits
+	rules  rules
 	now    time.Time // applied_at
 
 	users      []uuid.UUID // ascending
@@ -113,6 +117,8 @@ type batch struct {
 	missing    []uuid.UUID // streams that an attempt before did not find
 	leavers    []uuid.UUID // whose accounts are deleted or erased
 	fillers    []uuid.UUID // users whose last slot a command of the batch could fill
+
+	rehearsal *rehearsal // not nil: nothing is to be committed, this is to be told instead
 
 	// Of the transaction in hand.
 	ctx       context.Context //nolint:containedctx // only for the rare reads while deciding
@@ -139,8 +145,14 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 	for _, it := range items {
 		steps[it.part.id] = it.step()
 		switch {
+		case it.turn != nil && it.turn.parked == nil:
+			continue
+		case it.turn != nil && it.err != nil:
+			pairs[it.turn.parked.pair], commands[it.turn.parked.id] = struct{}{}, struct{}{}
+			users[it.turn.parked.pair.Low], users[it.turn.parked.pair.High] = struct{}{}, struct{}{}
+			continue
 		case errors.Is(it.err, contract.ErrUnknown):
-			pairs[it.env.Pair] = struct{}{}
+			pairs[it.env.Pair], commands[it.env.ID] = struct{}{}, struct{}{}
 			continue
 		case it.err != nil:
 			continue
@@ -213,7 +225,7 @@ func (e *fencedError) Error() string { return fmt.Sprintf("fenced on %d partitio
 func (p *Processor) attempt(ctx context.Context, conn *pgx.Conn, b *batch) (*changes, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
 	defer cancel()
-	b.ctx, b.conn = ctx, conn
+	b.ctx, b.conn, b.rules = ctx, conn, p.cfg.rules
 	w, fences, err := b.load(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -228,6 +240,9 @@ func (p *Processor) attempt(ctx context.Context, conn *pgx.Conn, b *batch) (*cha
 	for _, it := range b.items {
 		if err := w.decide(b, it); err != nil {
 			return nil, err
+		}
+		if it.turn != nil && it.turn.ended == poison.Stopped {
+			break // what is behind it keeps waiting
 		}
 	}
 	b.streams, b.wasActive = w.streams, w.wasActive

@@ -25,6 +25,12 @@ type metrics struct {
 	looks     prometheus.Counter
 	published *prometheus.CounterVec // topic
 	stale     prometheus.Counter
+	panics    prometheus.Counter
+	actions   *prometheus.CounterVec // action, outcome
+	waiting   *prometheus.GaugeVec   // partition
+	pairs     *prometheus.GaugeVec   // partition
+	parkedAge *prometheus.GaugeVec   // partition
+	letters   *prometheus.GaugeVec   // partition
 }
 
 // latencies runs from half a millisecond to 8 s, and then to the time that a stop of
@@ -66,6 +72,12 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		looks:     count("timer_looks_total", "Looks for due timers, by all workers."),
 		published: counts("published_total", "Records written, by topic.", "topic"),
 		stale:     count("stale_checks_total", "Questions to the broker about when a record was appended."),
+		panics:    count("panics_total", "Panics of the rules; the command parks its pair."),
+		actions:   counts("parked_actions_total", "Retries and drops of parked commands that were carried out, by outcome.", "action", "outcome"),
+		waiting:   gauges("parked_commands", "Commands that are parked."),
+		pairs:     gauges("parked_pairs", "Pairs that are parked."),
+		parkedAge: gauges("parked_oldest_age_seconds", "For how long the oldest parked command has been parked; zero when none is."),
+		letters:   gauges("dead_letters", "Dead letters of the commands topic whose bytes are kept."),
 	}
 	if reg == nil {
 		return m, nil
@@ -73,6 +85,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	for _, c := range []prometheus.Collector{
 		m.batch, m.tx, m.apply, m.publish, m.commands, m.events, m.fenced, m.retries, m.restarts,
 		m.lag, m.oldest, m.backlog, m.parked, m.dead, m.timers, m.looks, m.published, m.stale,
+		m.panics, m.actions, m.waiting, m.pairs, m.parkedAge, m.letters,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -86,7 +99,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 func (m *metrics) forget(parts []*partition) {
 	for _, part := range parts {
 		label := strconv.Itoa(part.id)
-		for _, g := range []*prometheus.GaugeVec{m.lag, m.oldest, m.backlog} {
+		for _, g := range []*prometheus.GaugeVec{m.lag, m.oldest, m.backlog, m.waiting, m.pairs, m.parkedAge, m.letters} {
 			g.DeleteLabelValues(label)
 		}
 	}
@@ -103,6 +116,8 @@ func (p *Processor) count(b *batch, done *changes) {
 			m.dead.Inc()
 		case tallyTimer:
 			m.timers.WithLabelValues(t.outcome).Inc()
+		case tallyAction:
+			m.actions.WithLabelValues(t.action, t.outcome).Inc()
 		case tallyParked:
 			m.parked.WithLabelValues(t.outcome).Inc()
 		default:

@@ -13,18 +13,14 @@ import (
 
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
+	"github.com/bondmate/backend/pkg/poison"
 )
 
-// Why a command waits in parked_commands.
+// Codes that reject what was parked on a pair: one of the two left, or an operator dropped it.
 const (
-	reasonUnknownType  = "unknown_type"
-	reasonNewerVersion = "newer_version"
-	reasonFailed       = "failed"
-	reasonBehind       = "behind"
+	codeSupersededByLeave partner.Code = "superseded_by_leave"
+	codeDropped           partner.Code = "dropped"
 )
-
-// codeSupersededByLeave rejects what was parked on a pair before one of the two left.
-const codeSupersededByLeave partner.Code = "superseded_by_leave"
 
 type parkedRow struct {
 	partition int
@@ -66,15 +62,25 @@ func (w *world) park(b *batch, it *item, why, cause string) {
 
 // parkUnknown keeps a command that a newer program wrote for that newer program.
 func (w *world) parkUnknown(b *batch, it *item) error {
-	why := reasonUnknownType
-	if it.env.Version > contract.Version {
-		why = reasonNewerVersion
+	if _, seen := w.commands[it.env.ID]; seen {
+		// It was dropped, or rejected by a leave, and Kafka holds it twice.
+		w.changes.tallies = append(w.changes.tallies, tally{kind: tallyParked, outcome: "duplicate"})
+		return nil
 	}
+	why := notYet(it.env)
 	if _, parked := w.parked[it.env.Pair]; parked {
-		why = reasonBehind
+		why = poison.Behind
 	}
 	w.park(b, it, why, it.err.Error())
 	return nil
+}
+
+// notYet says why a command waits for a newer program.
+func notYet(env contract.Envelope) string {
+	if env.Version > contract.Version {
+		return poison.NewerVersion
+	}
+	return poison.UnknownType
 }
 
 // setAside turns a record that nothing can ever read into a dead letter.
@@ -110,16 +116,28 @@ func leaves(t partner.CommandType) bool {
 // partnership by a poison record. Applied, it rejects what was parked before it; rejected,
 // it queues with the rest, for one of them may be what it should end.
 func (w *world) leaveParked(b *batch, it *item) error {
-	d := partner.Decide(b.limits, w.state(it.cmd), it.cmd)
-	if !d.Outcome.Applied() {
-		w.park(b, it, reasonBehind, "")
-		return nil
-	}
-	if err := w.settle(b, it, d); err != nil {
+	d, err := b.rules.decide(b.limits, w.state(it.cmd), it.cmd)
+	if err != nil {
 		return err
+	}
+	if !d.Outcome.Applied() {
+		w.park(b, it, poison.Behind, "")
+		return nil
 	}
 	waiting, err := b.loadWaiting(it.cmd.Pair)
 	if err != nil {
+		return err
+	}
+	var more restart
+	for _, p := range waiting {
+		if _, ok := w.lookedUp[p.id]; !ok {
+			more.commandIDs = append(more.commandIDs, p.id)
+		}
+	}
+	if len(more.commandIDs) > 0 {
+		return &more
+	}
+	if err := w.settle(b, it, d); err != nil {
 		return err
 	}
 	for _, p := range w.changes.parked {
@@ -129,7 +147,7 @@ func (w *world) leaveParked(b *batch, it *item) error {
 	}
 	w.changes.parked = slices.DeleteFunc(w.changes.parked, func(p parkedRow) bool { return p.pair == it.cmd.Pair })
 	for _, p := range waiting {
-		if err := w.rejectParked(b, it, p); err != nil {
+		if err := w.rejectParked(b, it, p, codeSupersededByLeave); err != nil {
 			return err
 		}
 	}
@@ -137,7 +155,8 @@ func (w *world) leaveParked(b *batch, it *item) error {
 	return nil
 }
 
-func (w *world) rejectParked(b *batch, it *item, p parkedRow) error {
+// rejectParked gives a parked command the outcome that it will not be decided on.
+func (w *world) rejectParked(b *batch, it *item, p parkedRow, code partner.Code) error {
 	w.changes.unparked = append(w.changes.unparked, parkedKey{p.partition, p.offset})
 	cmd, env, err := contract.DecodeCommand(contract.Record{Key: []byte(p.pair.String()), Value: p.value})
 	if err != nil && !errors.Is(err, contract.ErrUnknown) {
@@ -150,26 +169,15 @@ func (w *world) rejectParked(b *batch, it *item, p parkedRow) error {
 		// Of a newer program's command only the envelope can be told. Its type has no number.
 		cmd = partner.Command{ID: env.ID, Issuer: env.Issuer, Pair: env.Pair, AcceptedAt: p.at.UTC()}
 	}
-	name := env.Type
-	d := partner.Decision{
-		Now:     cmd.AcceptedAt,
-		Outcome: partner.Outcome{Code: codeSupersededByLeave},
-		Events: []partner.Event{{
-			ID: partner.EventID(cmd.ID, 0), Type: partner.EventCommandRejected, CommandID: cmd.ID, Pair: cmd.Pair,
-			Recipients: []uuid.UUID{cmd.Issuer}, Origin: cmd.Issuer, At: cmd.AcceptedAt,
-			Data: partner.EventData{Code: codeSupersededByLeave, Command: name},
-		}},
-	}
-	if cmd.FollowUp() {
-		d.Events[0].Recipients = nil
-	}
+	d := partner.RejectWaiting(cmd, code)
+	d.Events[0].Data.Command = env.Type
 	as := item{part: it.part, cmd: cmd, env: env, traceparent: it.traceparent}
 	return w.settle(b, &as, d)
 }
 
 // Waiting commands of one pair, in their order. Rare, so not among the prepared ones.
 const loadWaitingSQL = `
-SELECT p.partition, p.log_offset, p.id, p.value, p.parked_at
+SELECT p.partition, p.log_offset, p.low, p.high, p.id, p.reason, p.headers, p.value, p.parked_at
 FROM parked_commands p
 WHERE p.low = $1 AND p.high = $2
 ORDER BY p.log_offset`
@@ -179,15 +187,31 @@ func (b *batch) loadWaiting(pair partner.Pair) ([]parkedRow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load parked commands of %s: %w", pair, err)
 	}
-	out, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (p parkedRow, err error) {
-		p.pair = pair
-		err = r.Scan(&p.partition, &p.offset, &p.id, &p.value, &p.at)
-		return p, err
-	})
+	out, err := pgx.CollectRows(rows, scanParkedRow)
 	if err != nil {
 		return nil, fmt.Errorf("load parked commands of %s: %w", pair, err)
 	}
 	return out, nil
+}
+
+func scanParkedRow(row pgx.CollectableRow) (p parkedRow, err error) {
+	err = row.Scan(&p.partition, &p.offset, raw(&p.pair.Low), raw(&p.pair.High), raw(&p.id), &p.reason, &p.headers, &p.value, &p.at)
+	return p, err
+}
+
+// record is the record that was parked.
+func (p parkedRow) record(topic string) contract.Record {
+	var stored []storedHeader
+	_ = json.Unmarshal([]byte(p.headers), &stored) // headersJSON made it; a header less is no fault of the command
+	rec := contract.Record{Topic: topic, Partition: p.partition, Offset: p.offset, Key: []byte(p.pair.String()), Value: p.value}
+	for _, h := range stored {
+		value := h.Bytes
+		if value == nil {
+			value = []byte(h.Text)
+		}
+		rec.Headers = append(rec.Headers, contract.Header{Key: h.Key, Value: value})
+	}
+	return rec
 }
 
 type storedHeader struct {

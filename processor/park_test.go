@@ -3,13 +3,18 @@ package processor
 import (
 	"bytes"
 	"context"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
+	"github.com/bondmate/backend/pkg/poison"
 )
 
 func TestUndecodableBecomesDeadLetter(t *testing.T) {
@@ -85,7 +90,7 @@ func TestUnknownTypeParksItsPairAlone(t *testing.T) {
 		t.Error(err)
 	}
 	got := one[string](r, `SELECT string_agg(reason, ',' ORDER BY log_offset) FROM parked_commands`)
-	if want := reasonUnknownType + "," + reasonBehind + "," + reasonBehind; got != want {
+	if want := poison.UnknownType + "," + poison.Behind + "," + poison.Behind; got != want {
 		t.Errorf("parked %s, want %s", got, want)
 	}
 	r.gapless()
@@ -130,9 +135,7 @@ func TestLeaveIsNotHeldUpByAParkedPair(t *testing.T) {
 func TestDeterministicFailureParksItsPairAlone(t *testing.T) {
 	t.Parallel()
 	r, m := newMemoryRig(t)
-	r.exec(`CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN IF NEW.message = 'poison' THEN RAISE EXCEPTION 'poison'; END IF; RETURN NEW; END $$`)
-	r.exec(`CREATE TRIGGER poison BEFORE INSERT ON requests FOR EACH ROW EXECUTE FUNCTION poison()`)
+	r.poisonous()
 	users := r.users(20, 1)
 	var good []partner.Command
 	for i := range 9 {
@@ -153,7 +156,7 @@ func TestDeterministicFailureParksItsPairAlone(t *testing.T) {
 		}
 	}
 	got := one[string](r, `SELECT string_agg(reason, ',' ORDER BY log_offset) FROM parked_commands`)
-	if want := reasonFailed + "," + reasonBehind; got != want {
+	if want := poison.Failed + "," + poison.Behind; got != want {
 		t.Errorf("parked %s, want %s", got, want)
 	}
 	r.gapless()
@@ -244,4 +247,126 @@ func TestMissingStreamIsMadeBehindTheFence(t *testing.T) {
 	if got := one[int64](r, `SELECT count(*) FROM user_streams WHERE user_id = $1`, b); got != 0 {
 		t.Error("the fenced owner made a stream")
 	}
+}
+
+// TestLeavesOfEveryKindGoThroughAtOnce has a couple whose pair is parked, with something
+// behind the poison, and each way to get away from it (G8).
+func TestLeavesOfEveryKindGoThroughAtOnce(t *testing.T) {
+	t.Parallel()
+	kinds := map[string]struct {
+		leave func(by, other uuid.UUID) partner.Command
+		again string // what becomes of a request of the one who was left
+	}{
+		"remove": {remove, "applied"},
+		"quiet remove": {func(by, other uuid.UUID) partner.Command {
+			cmd := remove(by, other)
+			cmd.Quiet = true
+			return cmd
+		}, "target_unavailable"},
+		"block":    {func(by, other uuid.UUID) partner.Command { return command(partner.Block, by, other) }, "target_unavailable"},
+		"deletion": {func(by, _ uuid.UUID) partner.Command { return command(partner.DeleteAccount, by, by) }, "target_unavailable"},
+	}
+	for name, kind := range kinds {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, m := newMemoryRig(t)
+			a, b := r.user(1), r.user(1)
+			r.start()
+			s := send(a, b)
+			r.post(s, accept(b, s))
+			r.settled()
+			hug, behind := send(a, b), command(partner.SetNickname, a, b)
+			behind.Nickname = "Fish"
+			m.append(time.Now(), r.unknown(hug))
+			r.post(behind)
+			r.settled()
+			leave := kind.leave(b, a)
+			r.post(leave)
+			r.settled()
+			r.eventually("nothing is parked", func() bool { return r.parked() == "" })
+			r.settled()
+			want := []string{"applied", string(codeSupersededByLeave), string(codeSupersededByLeave)}
+			if diff := cmp.Diff(want, r.outcomes([]partner.Command{leave, hug, behind})); diff != "" {
+				t.Errorf("outcomes (-want +got):\n%s", diff)
+			}
+			if got := one[int64](r, `SELECT count(*) FROM partnership_members WHERE active`); got != 0 {
+				t.Errorf("%d active members, want 0", got)
+			}
+			// Whoever had something parked is told that it will not be.
+			if got := one[int64](r, `SELECT count(*) FROM events e JOIN inbox i ON i.partition = e.partition AND i.event_seq = e.seq
+				WHERE e.data->>'code' = 'superseded_by_leave' AND i.user_id = $1`, a); got != 2 {
+				t.Errorf("%d rejections in the inbox of whose commands they were, want 2", got)
+			}
+			again := send(a, b)
+			r.post(again)
+			r.settled()
+			if got := r.outcome(again.ID); got != kind.again {
+				t.Errorf("a request of the one who was left is %s, want %s", got, kind.again)
+			}
+			if name != "deletion" { // which erases an inbox
+				r.gapless()
+			}
+			r.published()
+		})
+	}
+}
+
+// A deletion settles what is parked on the user's own pair, and on pairs of which nothing
+// else is known: what the user wrote is in it.
+func TestDeletionReachesWhatIsOnlyParked(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	r.poisonous()
+	a, b := r.user(1), r.user(1)
+	r.start()
+	bad := send(a, b)
+	bad.Message = "poison"
+	own := r.unknown(command(partner.DeleteAccount, a, a))
+	m.append(time.Now(), r.record(bad))
+	own.Value = bytes.Replace(own.Value, []byte("account.delete"), []byte("request.hug"), 1)
+	m.append(time.Now(), own)
+	r.settled()
+	if got := one[int64](r, `SELECT count(*) FROM parked_commands`); got != 2 {
+		t.Fatalf("%d commands are parked, want 2", got)
+	}
+	gone := command(partner.DeleteAccount, a, a)
+	r.post(gone)
+	r.eventually("nothing is parked", func() bool { return r.parked() == "" })
+	r.settled()
+	if diff := cmp.Diff([]string{"applied", string(codeSupersededByLeave)}, r.outcomes([]partner.Command{gone, bad})); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+	if got := one[string](r, `SELECT display_name FROM users WHERE id = $1`, a); got != "" {
+		t.Errorf("the name is %q after the erasure", got)
+	}
+	r.published()
+}
+
+// Behind the poison waits a copy of a command that has its outcome by now: the leave goes
+// through all the same, and the outcome stays.
+func TestLeaveWithACopyParked(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	a, b := r.user(1), r.user(1)
+	r.start(quickly)
+	s := send(a, b)
+	r.post(s, accept(b, s))
+	r.settled()
+	first, second, name := send(a, b), send(a, b), command(partner.SetNickname, a, b)
+	name.Nickname = "Fish"
+	m.append(time.Now(), r.unknown(first), r.record(name), r.unknown(second), r.record(name))
+	r.settled()
+	if got := r.executed(r.ask(s.Pair, order{action: poison.Drop, command: first.ID})); !strings.HasPrefix(got, "stopped 2: ") {
+		t.Fatalf("drop: %s", got)
+	}
+	leave := remove(b, a)
+	r.post(leave)
+	r.settled()
+	if diff := cmp.Diff([]string{"applied", "applied", string(codeSupersededByLeave)}, r.outcomes([]partner.Command{leave, name, second})); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+	if got := r.parked(); got != "" {
+		t.Errorf("parked %q, want nothing", got)
+	}
+	r.gapless()
 }

@@ -53,6 +53,7 @@ func TestLoadDoesNotGrowWithTheTables(t *testing.T) {
 		"load_sides":        {`uuid[], uuid[]`, []any{users, []uuid.UUID{pair.High, pair.Low}}},
 		"load_breakups":     {`uuid[], uuid[], uuid[]`, []any{lows, highs, []uuid.UUID{uuid.New()}}},
 		"due_timers":        {`smallint[], timestamptz[], timestamptz, bigint`, []any{[]int16{0}, []time.Time{long}, long, int64(10)}},
+		"due_actions":       {`smallint[], integer`, []any{[]int16{0}, int64(10)}},
 		"write_cuts":        {`uuid[], uuid[], bigint[], timestamptz`, []any{[]uuid.UUID{a}, []uuid.UUID{b}, []int64{7}, long}},
 		"withdraw_pushes":   {`uuid[], uuid[], bigint[], timestamptz`, []any{[]uuid.UUID{a}, []uuid.UUID{b}, []int64{7}, long}},
 		"delete_timers":     {`uuid[], uuid[], smallint[]`, []any{lows, highs, []int16{0}}},
@@ -165,6 +166,8 @@ func grow(r *rig, n int) {
 		INSERT INTO acks (user_id, session_id, seq, updated_at) SELECT id, id, 1, now() FROM s`)
 	r.exec(`INSERT INTO parked_commands (partition, log_offset, low, high, id, reason, headers, value, parked_at)
 		SELECT 0, row_number() OVER (), id, id, id, 'behind', '[]', '', now() FROM users WHERE partner_code LIKE 'x%'`)
+	r.exec(`INSERT INTO parked_actions (id, partition, low, high, action, last_offset, requested_by, requested_at, executed_at, outcome)
+		SELECT gen_random_uuid(), 0, id, id, 'retry', 1, 'operator:x', now(), now(), 'done' FROM users WHERE partner_code LIKE 'x%'`)
 }
 
 // TestConstraintsHoldAroundTheCore goes around the core with SQL: what G3 forbids, the

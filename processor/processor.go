@@ -102,6 +102,8 @@ type Config struct {
 	// Hook, when set, is called at each Point; an error from it ends the generation there
 	// and then, as a crash would. Nil in production.
 	Hook func(ctx context.Context, at Point) error
+
+	rules rules // of the core, unless a test sets others
 }
 
 func (c Config) withDefaults() Config {
@@ -137,6 +139,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.rules.onCommand == nil {
+		c.rules.onCommand = partner.Decide
+	}
+	if c.rules.onTimer == nil {
+		c.rules.onTimer = partner.DecideDue
 	}
 	if c.Hook == nil {
 		c.Hook = func(context.Context, Point) error { return nil }

@@ -53,6 +53,7 @@ var statements = [...]struct{ name, sql string }{
 	{"load_breakups", loadBreakupsSQL},
 	{"load_counterparts", loadCounterpartsSQL},
 	{"due_timers", dueTimersSQL},
+	{"due_actions", dueActionsSQL},
 	{"write_sides", writeSidesSQL},
 	{"delete_sides", deleteSidesSQL},
 	{"write_nicknames", writeNicknamesSQL},

@@ -280,7 +280,10 @@ func (w *world) fire(b *batch, it *item) error {
 	if _, parked := w.parked[it.timer.Pair]; parked {
 		return nil // parked between the reading and the locks: it waits with the commands
 	}
-	d := partner.DecideDue(b.limits, w.state(it.cmd), it.timer.Timer)
+	d, err := b.rules.decideDue(b.limits, w.state(it.cmd), it.timer.Timer)
+	if err != nil {
+		return err
+	}
 	key := timerKey{it.timer.Pair, it.timer.Kind}
 	_, set := w.changes.timers[key] // by a timer before this one in the batch
 	if _, err := w.emit(b, it, d); err != nil {

@@ -15,6 +15,8 @@ import (
 // worker applies the commands of its partitions, one transaction at a time.
 type worker struct {
 	p      *Processor
+	known  known     // what of a newer program's commands this one knows
+	counts time.Time // of the last census
 	parts  []*partition
 	relay  *relay
 	conn   *pgx.Conn
@@ -153,7 +155,8 @@ func (w *worker) work(fetching, working context.Context) error {
 			idle.Reset(w.p.cfg.RelayIdle)
 			continue
 		case <-due.C:
-			more, err := w.fireDue(fetching, working)
+			w.census(working)
+			more, err := w.byThemselves(fetching, working)
 			if err != nil {
 				if errors.Is(err, errGivenUp) {
 					return nil
@@ -276,10 +279,15 @@ func (w *worker) apply(fetching, working context.Context, items []*item) error {
 			if len(items) > 1 {
 				return w.alone(fetching, working, items)
 			}
+			if panicked, ok := errors.AsType[*panicError](err); ok {
+				w.p.metrics.panics.Inc()
+				w.p.cfg.Log.Error("the rules panicked", slog.String("pair", items[0].cmd.Pair.String()),
+					slog.String("command", items[0].cmd.ID.String()), slog.Any("error", err), slog.String("stack", string(panicked.stack)))
+			}
 			if items[0].timer != nil {
 				return w.postpone(working, items[0].timer, err)
 			}
-			if items[0].park != "" {
+			if items[0].park != "" || (items[0].turn != nil && items[0].turn.parked == nil) {
 				return fmt.Errorf("park command %s: %w", items[0].env.ID, err)
 			}
 			items[0].park = storable(err.Error())

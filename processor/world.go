@@ -12,6 +12,7 @@ import (
 
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
+	"github.com/bondmate/backend/pkg/poison"
 )
 
 // world is what a batch knows and changes: the loaded aggregates, and what has become of
@@ -68,6 +69,8 @@ type changes struct {
 	inbox        []inboxRow
 	parked       []parkedRow
 	unparked     []parkedKey
+	reparked     []parkedRow // with another reason than before
+	actions      []actionRow
 	dead         []deadRow
 	eventSeqs    map[int]int64 // the last sequence given, by partition
 
@@ -99,11 +102,13 @@ const (
 	tallyParked = "parked"
 	tallyDead   = "dead"
 	tallyTimer  = "timer"
+	tallyAction = "action"
 )
 
 // tally is one thing to count.
 type tally struct {
 	kind       string
+	action     string // of a tallyAction
 	outcome    string
 	acceptedAt time.Time
 }
@@ -184,6 +189,8 @@ func (w *world) state(cmd partner.Command) partner.State {
 // *restart is returned when more has to be locked first.
 func (w *world) decide(b *batch, it *item) error {
 	switch {
+	case it.turn != nil:
+		return w.takeTurn(b, it)
 	case errors.Is(it.err, contract.ErrUnknown):
 		return w.parkUnknown(b, it)
 	case it.err != nil:
@@ -206,19 +213,28 @@ func (w *world) decide(b *batch, it *item) error {
 	_, parked := w.parked[cmd.Pair]
 	switch {
 	case it.park != "":
-		why, cause := reasonFailed, it.park
+		why, cause := poison.Failed, it.park
 		if parked {
-			why = reasonBehind
+			why = poison.Behind
 		}
 		w.park(b, it, why, cause)
 		return nil
 	case parked && leaves(cmd.Type):
 		return w.leaveParked(b, it)
 	case parked:
-		w.park(b, it, reasonBehind, "")
+		w.park(b, it, poison.Behind, "")
 		return nil
 	}
-	return w.settle(b, it, partner.Decide(b.limits, w.state(cmd), cmd))
+	return w.apply(b, it)
+}
+
+// apply decides on a command and keeps the decision.
+func (w *world) apply(b *batch, it *item) error {
+	d, err := b.rules.decide(b.limits, w.state(it.cmd), it.cmd)
+	if err != nil {
+		return err
+	}
+	return w.settle(b, it, d)
 }
 
 // mismatch rejects a command whose id belongs to another one. The other's outcome stays as
@@ -361,6 +377,7 @@ func (w *world) emit(b *batch, it *item, d partner.Decision) (int64, error) {
 	if len(missing) > 0 {
 		return 0, &restart{streams: missing}
 	}
+	b.rehearsal.saw(d)
 	w.cut(d.Cuts)
 	if err := w.setTimers(it, d.Timers); err != nil {
 		return 0, err

@@ -123,11 +123,21 @@ func (b *batch) write(ctx context.Context, conn *pgx.Conn, c *changes) error {
 	for _, p := range c.parked {
 		q.Queue(writeParkedSQL, p.partition, p.offset, p.pair.Low, p.pair.High, p.id, p.reason, storable(p.err), p.headers, p.value, p.at)
 	}
+	for _, p := range c.reparked {
+		q.Queue(reparkSQL, p.partition, p.offset, p.reason, storable(p.err))
+	}
 	for _, d := range c.dead {
 		q.Queue(writeDeadLetterSQL, d.topic, d.partition, d.offset, storable(d.err), d.key, d.headers, d.value, d.at)
 	}
+	for _, a := range c.actions {
+		q.Queue(writeActionSQL, a.id, a.settled, nullable(a.executed), a.outcome, storable(a.err))
+	}
 	b.queuePartitions(q, c)
-	q.Queue("commit")
+	if b.rehearsal == nil {
+		q.Queue("commit")
+	} else {
+		q.Queue(rollbackSQL)
+	}
 	if err := conn.SendBatch(ctx, q).Close(); err != nil {
 		return fmt.Errorf("write and commit: %w", err)
 	}

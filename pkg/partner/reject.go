@@ -47,3 +47,26 @@ func rejectionData(cmd Command, code Code) EventData {
 	}
 	return data
 }
+
+// RejectWaiting is the decision on a command that waited on a parked pair and will not be
+// decided on: an operator dropped it, or one of the two left. A follow-up is rejected for
+// nobody, and one that brings the next round of its kind brings it all the same: what it
+// is part of must not end with it. It needs no state and changes none.
+func RejectWaiting(cmd Command, code Code) Decision {
+	d := rejection(cmd, code, EventID(cmd.ID, 0))
+	if !cmd.FollowUp() {
+		return d
+	}
+	d.Events[0].Recipients = nil
+	if cmd.More {
+		t := turn{cmd: cmd, now: cmd.AcceptedAt}
+		switch cmd.Type {
+		case ClosePair:
+			t.followUpErase(d.Events[0].ID)
+		default:
+			t.followUpSweep(cmd.Issuer, d.Events[0].ID)
+		}
+		d.FollowUps = t.decision.FollowUps
+	}
+	return d
+}
