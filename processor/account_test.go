@@ -86,6 +86,7 @@ func TestDeletedAccountLeavesNothing(t *testing.T) {
 	r.post(gone)
 	r.erased(leaver)
 	r.applied(gone)
+	r.announced()
 	for _, text := range []string{"planted", "PLANTED"} {
 		if found := r.find(text); len(found) > 0 {
 			t.Errorf("%q is still in %s", text, strings.Join(found, ", "))

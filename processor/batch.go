@@ -100,23 +100,28 @@ func (it *item) step() step {
 
 // batch is the records of one transaction and the keys of what they concern.
 type batch struct {
-	items  []*item
-	steps  []step // by partition, ascending
-	limits partner.Limits
-	rules  rules
-	now    time.Time // applied_at
+	items      []*item
+	steps      []step // by partition, ascending
+	limits     partner.Limits
+	rules      rules
+	now        time.Time // applied_at
+	partitions int       // of the commands topic
 
-	users      []uuid.UUID // ascending
-	pairs      []partner.Pair
-	lows       []uuid.UUID // of pairs
-	highs      []uuid.UUID
-	sideKeys   []sideKey // of pairs of two, both ways
-	requestIDs []uuid.UUID
-	breakupIDs []uuid.UUID
-	commandIDs []uuid.UUID
-	missing    []uuid.UUID // streams that an attempt before did not find
-	leavers    []uuid.UUID // whose accounts are deleted or erased
-	fillers    []uuid.UUID // users whose last slot a command of the batch could fill
+	users       []uuid.UUID // ascending
+	pairs       []partner.Pair
+	lows        []uuid.UUID // of pairs
+	highs       []uuid.UUID
+	sideKeys    []sideKey // of pairs of two, both ways
+	requestIDs  []uuid.UUID
+	breakupIDs  []uuid.UUID
+	commandIDs  []uuid.UUID
+	missing     []uuid.UUID // streams that an attempt before did not find
+	leavers     []uuid.UUID // whose accounts are deleted or erased
+	erasing     []uuid.UUID // of them those who are erased
+	userStates  []uuid.UUID // whose records timers publish
+	coupleLows  []uuid.UUID // as userStates, of pairs
+	coupleHighs []uuid.UUID
+	fillers     []uuid.UUID // users whose last slot a command of the batch could fill
 
 	rehearsal *rehearsal // not nil: nothing is to be committed, this is to be told instead
 
@@ -159,6 +164,10 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 		}
 		cmd := it.cmd
 		pairs[cmd.Pair] = struct{}{}
+		if it.timer != nil && it.timer.Kind.Publishes() {
+			b.publishes(it.timer)
+			continue
+		}
 		if it.timer != nil {
 			users[cmd.Pair.Low], users[cmd.Pair.High] = struct{}{}, struct{}{}
 			continue
@@ -180,7 +189,9 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 			partner.AskBreakup, partner.AcceptBreakup, partner.DeclineBreakup, partner.WithdrawBreakup,
 			partner.Block, partner.Unblock, partner.Forfeit, partner.SetNickname, partner.ClearNickname,
 			partner.UpdateProfile, partner.ChangeCode, partner.ClosePair:
-		case partner.DeleteAccount, partner.EraseAccount:
+		case partner.EraseAccount:
+			b.leavers, b.erasing = append(b.leavers, cmd.Issuer), append(b.erasing, cmd.Issuer)
+		case partner.DeleteAccount:
 			b.leavers = append(b.leavers, cmd.Issuer)
 		}
 	}
@@ -195,6 +206,15 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 		}
 	}
 	return b
+}
+
+// publishes adds what a timer that publishes needs to have loaded.
+func (b *batch) publishes(t *timer) {
+	if t.Pair.Solo() {
+		b.userStates = append(b.userStates, t.Pair.Low)
+		return
+	}
+	b.coupleLows, b.coupleHighs = append(b.coupleLows, t.Pair.Low), append(b.coupleHighs, t.Pair.High)
 }
 
 func sortedIDs(set map[uuid.UUID]struct{}) []uuid.UUID {
@@ -225,7 +245,7 @@ func (e *fencedError) Error() string { return fmt.Sprintf("fenced on %d partitio
 func (p *Processor) attempt(ctx context.Context, conn *pgx.Conn, b *batch) (*changes, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
 	defer cancel()
-	b.ctx, b.conn, b.rules = ctx, conn, p.cfg.rules
+	b.ctx, b.conn, b.rules, b.partitions = ctx, conn, p.cfg.rules, p.cfg.Partitions
 	w, fences, err := b.load(ctx, conn)
 	if err != nil {
 		return nil, err

@@ -146,6 +146,15 @@ func (b *batch) load(ctx context.Context, conn *pgx.Conn) (*world, []fence, erro
 	}
 	q.Queue("load_commands", b.commandIDs).Query(w.scanCommands)
 	q.Queue("load_parked", b.lows, b.highs).Query(w.scanParked)
+	if len(b.erasing) > 0 {
+		q.Queue(loadCouplesOfSQL, b.erasing).Query(w.scanCouplesOf)
+	}
+	if len(b.userStates) > 0 {
+		q.Queue("load_user_states", b.userStates).Query(w.scanUserStates)
+	}
+	if len(b.coupleLows) > 0 {
+		q.Queue("load_couple_states", b.coupleLows, b.coupleHighs).Query(w.scanCoupleStates)
+	}
 	if len(b.fillers) > 0 {
 		// What the batch itself may resolve does not count towards the limit of a decision.
 		q.Queue("load_pending", b.fillers, partner.PendingLimit+len(b.items)).Query(w.scanPending)

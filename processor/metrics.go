@@ -68,7 +68,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		backlog:   gauges("relay_backlog_events", "Committed rows that are not yet on their topic."),
 		parked:    counts("parked_total", "Commands parked, by reason.", "reason"),
 		dead:      count("dead_letters_total", "Records that could not be decoded."),
-		timers:    counts("timers_total", "Due timers by outcome: applied, or nothing_due when a command had come first.", "outcome"),
+		timers:    counts("timers_total", "Due timers by outcome: applied, published, or nothing_due when a command had come first.", "outcome"),
 		looks:     count("timer_looks_total", "Looks for due timers, by all workers."),
 		published: counts("published_total", "Records written, by topic.", "topic"),
 		stale:     count("stale_checks_total", "Questions to the broker about when a record was appended."),

@@ -16,6 +16,8 @@ const (
 	toEvents     int16 = 1
 	toCommands   int16 = 2 // a follow-up command
 	toDeadLetter int16 = 3
+	toUsers      int16 = 4
+	toCouples    int16 = 5
 )
 
 // row is one row of events: a record that is due on a topic.
@@ -82,8 +84,102 @@ func newDeadLetter(d contract.DeadLetter) (row, error) {
 	return row{topic: toDeadLetter, id: d.ID(), commandID: d.ID(), acceptedAt: contract.Instant(d.Time), data: string(data)}, nil
 }
 
-// record builds what goes onto the topic. It depends on the row and the epoch alone, so
+// records adds what goes onto the topics. It depends on the row and the epoch alone, so
 // that what is published from memory and what is read from the table are the same bytes.
+func (r row) records(to []contract.Record, t contract.Topics, partitions int, epoch string) ([]contract.Record, error) {
+	switch r.topic {
+	case toUsers:
+		rec, err := r.user(t, partitions, epoch)
+		return append(to, rec), err
+	case toCouples:
+		rec, err := r.couple(t, epoch)
+		return append(to, rec), err
+	}
+	rec, err := r.record(t, partitions, epoch)
+	if err != nil {
+		return to, err
+	}
+	to = append(to, rec)
+	if !r.endsOrBegins() {
+		return to, nil
+	}
+	if rec, err = r.couple(t, epoch); err != nil || rec.Key == nil {
+		return to, err
+	}
+	return append(to, rec), nil
+}
+
+// endsOrBegins reports whether the row is an event that changes what is told of a couple.
+func (r row) endsOrBegins() bool {
+	if r.topic != toEvents {
+		return false
+	}
+	switch partner.EventType(r.kind) { //nolint:exhaustive // the others do not
+	case partner.EventPartnershipStarted, partner.EventPartnershipEnded, partner.EventPartnershipArchived:
+		return true
+	default:
+		return false
+	}
+}
+
+// state is what the records of the compacted topics have in common. The version is the
+// row's place in the partition's sequence, where all of a key's rows are.
+func (r row) state(epoch string) contract.State {
+	return contract.State{
+		EventID: uuid.NewSHA1(r.id, []byte("state")), Version: r.seq, Epoch: epoch, AcceptedAt: r.acceptedAt, AppliedAt: r.appliedAt,
+		Erased: r.data == "null",
+	}
+}
+
+func (r row) user(t contract.Topics, partitions int, epoch string) (contract.Record, error) {
+	var u userState
+	if err := json.Unmarshal([]byte(r.data), &u); err != nil {
+		return contract.Record{}, fmt.Errorf("read state of user %s: %w", r.pair.Low, err)
+	}
+	return contract.EncodeUser(t.Users, partitions, contract.User{
+		State: r.state(epoch), UserID: r.pair.Low, CreatedDay: u.CreatedDay, Tier: u.Tier, Locale: u.Locale, Timezone: u.Timezone, Status: u.Status,
+	})
+}
+
+// couple returns the couple's record, or none: of the two events of a quiet ending the
+// first one speaks for both, and those of the program before do not say enough.
+func (r row) couple(t contract.Topics, epoch string) (contract.Record, error) {
+	var c coupleState
+	if err := json.Unmarshal([]byte(r.data), &c); err != nil {
+		return contract.Record{}, fmt.Errorf("read state of couple %s: %w", r.pair, err)
+	}
+	couple := contract.Couple{State: r.state(epoch), Pair: r.pair, PartnershipID: c.PartnershipID}
+	if couple.Erased {
+		return contract.EncodeCouple(t.Couples, r.partition, couple)
+	}
+	if c.Silent || c.StartedAt == nil || c.RestoredCount == nil {
+		return contract.Record{}, nil
+	}
+	couple.StartedAt, couple.RestoredCount = *c.StartedAt, *c.RestoredCount
+	if c.EndedAt != nil {
+		couple.EndedAt = *c.EndedAt
+	}
+	var known bool
+	if couple.Status, known = statusAfter(r, c.Status); !known {
+		return contract.Record{}, fmt.Errorf("state of couple %s: status %q", r.pair, c.Status)
+	}
+	return contract.EncodeCouple(t.Couples, r.partition, couple)
+}
+
+func statusAfter(r row, named string) (partner.PartnershipStatus, bool) {
+	if r.topic == toCouples {
+		return partner.ParsePartnershipStatus(named)
+	}
+	switch partner.EventType(r.kind) { //nolint:exhaustive // see endsOrBegins
+	case partner.EventPartnershipStarted:
+		return partner.PartnershipActive, true
+	case partner.EventPartnershipEnded:
+		return partner.PartnershipEnded, true
+	default:
+		return partner.PartnershipArchived, true
+	}
+}
+
 func (r row) record(t contract.Topics, partitions int, epoch string) (contract.Record, error) {
 	switch r.topic {
 	case toEvents:

@@ -213,15 +213,16 @@ func (r *relay) publish(ctx context.Context, rows []row) error {
 		if err := r.p.cfg.Hook(ctx, BeforeRelay); err != nil {
 			return &hookError{err}
 		}
-		recs := make([]contract.Record, len(rows))
+		recs, ends := make([]contract.Record, 0, len(rows)+len(rows)/8), make([]int, len(rows))
 		for i := range rows {
 			var err error
-			if recs[i], err = rows[i].record(r.p.cfg.Topics, r.p.cfg.Partitions, r.epoch); err != nil {
+			if recs, err = rows[i].records(recs, r.p.cfg.Topics, r.p.cfg.Partitions, r.epoch); err != nil {
 				return fatalf("relay partition %d: event %d: %w", rows[i].partition, rows[i].seq, err)
 			}
+			ends[i] = len(recs)
 		}
 		err := r.write(ctx, recs)
-		left := r.confirm(rows, recs, err)
+		left := r.confirm(rows, sent{recs, ends}, err)
 		if len(left) == 0 {
 			break
 		}
@@ -250,13 +251,34 @@ func (r *relay) write(ctx context.Context, recs []contract.Record) error {
 	return r.p.cfg.Bus.Write(ctx, recs)
 }
 
+// sent is what was written of some rows: the records, and where those of each row end.
+type sent struct {
+	recs []contract.Record
+	ends []int
+}
+
+func (s sent) of(i int) (from, to int) {
+	if i > 0 {
+		from = s.ends[i-1]
+	}
+	return from, s.ends[i]
+}
+
 // confirm moves each partition's mark over the rows before its first failed one, and
-// returns the rest in order.
-func (r *relay) confirm(rows []row, recs []contract.Record, err error) (left []row) {
+// returns the rest in order. A row has failed when any of its records has.
+func (r *relay) confirm(rows []row, s sent, err error) (left []row) {
 	now := r.p.cfg.Clock()
 	failed := func(int) bool { return err != nil }
 	if some, ok := errors.AsType[*bus.WriteError](err); ok {
-		failed = func(i int) bool { return some.Failed[i] != nil }
+		failed = func(i int) bool {
+			from, to := s.of(i)
+			for ; from < to; from++ {
+				if some.Failed[from] != nil {
+					return true
+				}
+			}
+			return false
+		}
 	}
 	stuck := map[int]struct{}{}
 	for i := range rows {
@@ -267,7 +289,9 @@ func (r *relay) confirm(rows []row, recs []contract.Record, err error) (left []r
 			continue
 		}
 		r.parts[row.partition].published.Store(row.seq)
-		r.p.metrics.published.WithLabelValues(recs[i].Topic).Inc()
+		for from, to := s.of(i); from < to; from++ {
+			r.p.metrics.published.WithLabelValues(s.recs[from].Topic).Inc()
+		}
 		if row.topic == toEvents {
 			r.p.metrics.publish.Observe(now.Sub(row.appliedAt).Seconds())
 		}

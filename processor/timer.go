@@ -1,6 +1,8 @@
 package processor
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -148,14 +150,16 @@ func (p *Processor) until(part *partition) time.Time {
 }
 
 // Timers of a parked pair wait with its commands. Those that failed for good wait for
-// their next try, so that they hold up nobody.
+// their next try, so that they hold up nobody. Those that publish (partner.TimerUser and
+// above) are due by the clock alone.
 const dueTimersSQL = `
 SELECT t.partition, t.low, t.high, t.kind, t.due_at, t.ref
 FROM unnest($1::smallint[], $2::timestamptz[]) AS k (partition, until)
 CROSS JOIN LATERAL (
     SELECT x.partition, x.low, x.high, x.kind, x.due_at, x.ref
     FROM timers x
-    WHERE x.partition = k.partition AND x.due_at < k.until AND (x.retry_at IS NULL OR x.retry_at <= $3)
+    WHERE x.partition = k.partition AND x.due_at <= $3 AND (x.due_at < k.until OR x.kind >= 4)
+      AND (x.retry_at IS NULL OR x.retry_at <= $3)
       AND NOT EXISTS (SELECT FROM parked_commands p WHERE p.low = x.low AND p.high = x.high)
     ORDER BY x.due_at LIMIT $4) AS t
 ORDER BY t.due_at, t.low, t.high, t.kind`
@@ -200,7 +204,7 @@ func (w *worker) due(ctx context.Context) ([]timer, error) {
 	}
 	// Due by the clock alone is not enough: see observe.
 	timers = slices.DeleteFunc(timers, func(t timer) bool {
-		if t.Due.Before(w.p.until(t.part)) {
+		if t.Kind.Publishes() || t.Due.Before(w.p.until(t.part)) {
 			return false
 		}
 		t.part.awaited.Store(true)
@@ -221,11 +225,21 @@ func (w *worker) fireDue(fetching, working context.Context) (more bool, err erro
 	if len(timers) == 0 {
 		return false, nil
 	}
-	items := make([]*item, len(timers))
+	var decide, publish []*item
 	for i := range timers {
-		items[i] = timers[i].item()
+		if timers[i].Kind.Publishes() {
+			publish = append(publish, timers[i].item())
+		} else {
+			decide = append(decide, timers[i].item())
+		}
 	}
-	return len(timers) == w.p.cfg.MaxBatch, w.apply(fetching, working, items)
+	// What is published is loaded after what the others changed.
+	for _, items := range [][]*item{decide, publish} {
+		if err := w.apply(fetching, working, items); err != nil {
+			return false, err
+		}
+	}
+	return len(timers) == w.p.cfg.MaxBatch, nil
 }
 
 // postpone sets a timer aside that fails whenever it is applied, so that an operator sees
@@ -280,6 +294,9 @@ func (w *world) fire(b *batch, it *item) error {
 	if _, parked := w.parked[it.timer.Pair]; parked {
 		return nil // parked between the reading and the locks: it waits with the commands
 	}
+	if it.timer.Kind.Publishes() {
+		return w.publish(b, it)
+	}
 	d, err := b.rules.decideDue(b.limits, w.state(it.cmd), it.timer.Timer)
 	if err != nil {
 		return err
@@ -321,22 +338,28 @@ func (c *changes) queueTimers(q *pgx.Batch) {
 			kept = append(kept, t)
 		}
 	}
-	columns := func(rows []timerRow) (lows, highs []uuid.UUID, kinds []int16) {
-		for _, t := range rows {
-			lows, highs, kinds = append(lows, t.Pair.Low), append(highs, t.Pair.High), append(kinds, int16(t.Kind))
+	if n := len(gone); n > 0 {
+		lows, highs, kinds := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]int16, n)
+		for i, t := range gone {
+			lows[i], highs[i], kinds[i] = t.Pair.Low, t.Pair.High, int16(t.Kind)
 		}
-		return lows, highs, kinds
-	}
-	if len(gone) > 0 {
-		lows, highs, kinds := columns(gone)
 		q.Queue("delete_timers", lows, highs, kinds)
 	}
-	if n := len(kept); n > 0 {
-		lows, highs, kinds := columns(kept)
-		parts, due, refs := make([]int16, n), make([]time.Time, n), make([]uuid.UUID, n)
-		for i, t := range kept {
-			parts[i], due[i], refs[i] = int16(t.partition), t.Due, t.Ref
-		}
-		q.Queue("write_timers", lows, highs, kinds, parts, due, refs)
+	queueTimerRows(q, kept)
+}
+
+func queueTimerRows(q *pgx.Batch, rows []timerRow) {
+	n := len(rows)
+	if n == 0 {
+		return
 	}
+	slices.SortFunc(rows, func(a, b timerRow) int { // one order of locks for all who write several
+		return cmp.Or(bytes.Compare(a.Pair.Low[:], b.Pair.Low[:]), bytes.Compare(a.Pair.High[:], b.Pair.High[:]), cmp.Compare(a.Kind, b.Kind))
+	})
+	lows, highs, kinds, parts := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]int16, n), make([]int16, n)
+	due, refs := make([]time.Time, n), make([]uuid.UUID, n)
+	for i, t := range rows {
+		lows[i], highs[i], kinds[i], parts[i], due[i], refs[i] = t.Pair.Low, t.Pair.High, int16(t.Kind), int16(t.partition), t.Due, t.Ref
+	}
+	q.Queue("write_timers", lows, highs, kinds, parts, due, refs)
 }

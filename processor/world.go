@@ -27,6 +27,10 @@ type world struct {
 	parked   map[partner.Pair]struct{}
 	// wasActive holds the slots that partnerships take in the table.
 	wasActive map[uuid.UUID][2]int16
+	// What timers publish, and whose records an erasure makes due.
+	userStates   map[uuid.UUID]userState
+	coupleStates map[partner.Pair]coupleState
+	couplesOf    []partner.Pair
 
 	changes changes
 }
@@ -61,6 +65,8 @@ type changes struct {
 	profiles     map[uuid.UUID]partner.ProfilePatch
 	accounts     map[uuid.UUID]partner.AccountChange
 	timers       map[timerKey]timerRow
+	announced    map[timerKey]timerRow // of those that publish, perhaps on others' partitions
+	publications []partner.Timer       // done
 	cuts         map[cutRow]struct{}
 	activity     []activityRow
 	streams      map[uuid.UUID]struct{} // those that moved
@@ -130,10 +136,12 @@ func newWorld() *world {
 		streams: map[uuid.UUID]int64{}, users: map[uuid.UUID]partner.User{}, pairs: map[partner.Pair]*pair{},
 		pending: map[uuid.UUID][]pendingRef{}, commands: map[uuid.UUID]string{}, lookedUp: map[uuid.UUID]struct{}{},
 		parked: map[partner.Pair]struct{}{}, wasActive: map[uuid.UUID][2]int16{},
+		userStates: map[uuid.UUID]userState{}, coupleStates: map[partner.Pair]coupleState{},
 		changes: changes{
 			requests: map[uuid.UUID]partner.Request{}, partnerships: map[uuid.UUID]partner.Partnership{},
 			breakups: map[uuid.UUID]partner.Breakup{}, sides: map[sideKey]partner.Side{}, nicknames: map[sideKey]partner.Nickname{},
-			profiles: map[uuid.UUID]partner.ProfilePatch{}, accounts: map[uuid.UUID]partner.AccountChange{}, timers: map[timerKey]timerRow{}, cuts: map[cutRow]struct{}{},
+			profiles: map[uuid.UUID]partner.ProfilePatch{}, accounts: map[uuid.UUID]partner.AccountChange{}, timers: map[timerKey]timerRow{},
+			announced: map[timerKey]timerRow{}, cuts: map[cutRow]struct{}{},
 			streams: map[uuid.UUID]struct{}{}, eventSeqs: map[int]int64{},
 		},
 	}
@@ -281,6 +289,7 @@ func (w *world) settle(b *batch, it *item, d partner.Decision) error {
 	}
 	w.record(b, out)
 	w.keep(cmd.Pair, d)
+	w.announce(b, it, d)
 	for _, a := range d.Activity {
 		w.changes.activity = append(w.changes.activity, activityRow{
 			Activity: a, command: cmd.ID, at: b.now, address: cmd.Address, device: cmd.Device,

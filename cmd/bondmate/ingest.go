@@ -61,7 +61,9 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 		return nil, err
 	}
 	log := p.log.With("role", "ingest")
-	people, err := accounts.New(accounts.Config{Pool: on.pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log})
+	people, err := accounts.New(accounts.Config{
+		Pool: on.pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log, Partitions: p.cfg.KafkaPartitions,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -98,6 +98,14 @@ func kindOf(kind int16) string {
 		return "partnership is archived"
 	case partner.TimerBreakup:
 		return "breakup ends partnership"
+	case partner.TimerUser:
+		return "user is published"
+	case partner.TimerCouple:
+		return "couple is published"
+	case partner.TimerUserAgain:
+		return "user is published again"
+	case partner.TimerCoupleAgain:
+		return "couple is published again"
 	default:
 		return "kind " + strconv.Itoa(int(kind)) // of a newer program
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/maypok86/otter/v2"
 
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/partner"
@@ -47,6 +48,7 @@ type Config struct {
 	SessionTTL  time.Duration // a session ends when it was not refreshed for so long; default 60 days
 	TicketTTL   time.Duration // default 60 s
 	Slots       int           // partnerships a new account has room for; default 1
+	Partitions  int           // of the commands topic; default contract.DefaultPartitions
 	MaxSessions int           // an account; the least recently used one ends; default 50
 	MaxDevices  int           // an account; the least recently registered one goes; default 10
 	MaxTickets  int           // unused ones of a session; default 8
@@ -76,6 +78,7 @@ func New(cfg Config) (*Service, error) {
 	setDefault(&cfg.SessionTTL, 60*24*time.Hour)
 	setDefault(&cfg.TicketTTL, time.Minute)
 	setDefault(&cfg.Slots, 1)
+	setDefault(&cfg.Partitions, contract.DefaultPartitions)
 	setDefault(&cfg.MaxSessions, 50)
 	setDefault(&cfg.MaxDevices, 10)
 	setDefault(&cfg.MaxTickets, 8)

@@ -72,6 +72,7 @@ func (s *Service) Register(ctx context.Context, in RegisterInput) (AuthResult, e
 			batch.Queue(insertCredentialSQL, o.ID, email, hash)
 			batch.Queue(insertSlotsSQL, o.ID, s.cfg.Slots)
 			batch.Queue(insertStreamSQL, o.ID)
+			Announce(&batch, o.ID, s.cfg.Partitions, now)
 			if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 				return err
 			}

@@ -19,11 +19,12 @@ func TestAsyncAPIListsEveryRecord(t *testing.T) {
 		Name    string
 		Payload map[string]any
 	}
+	type channel struct {
+		Address  string
+		Messages map[string]map[string]string
+	}
 	var doc struct {
-		Channels map[string]struct {
-			Address  string
-			Messages map[string]map[string]string
-		}
+		Channels   map[string]channel
 		Components struct{ Messages map[string]message }
 	}
 	if err := yaml.Unmarshal(AsyncAPI, &doc); err != nil {
@@ -71,10 +72,21 @@ func TestAsyncAPIListsEveryRecord(t *testing.T) {
 		t.Errorf("commands (-core +documented):\n%s", diff)
 	}
 	events := slices.DeleteFunc(slices.Clone(documented), func(name string) bool {
-		return slices.Contains(commands, name) || name == DeadLetterType
+		return slices.Contains(commands, name) || slices.Contains([]string{DeadLetterType, CoupleType, UserType}, name)
 	})
 	if diff := cmp.Diff(events, names("events", topics.Events)); diff != "" {
 		t.Errorf("events (-documented messages +channel):\n%s", diff)
 	}
-	names("deadletter", topics.DeadLetter)
+	for channel, of := range map[string]struct{ topic, record string }{
+		"deadletter": {topics.DeadLetter, DeadLetterType}, "couples": {topics.Couples, CoupleType}, "users": {topics.Users, UserType},
+	} {
+		if diff := cmp.Diff([]string{of.record}, names(channel, of.topic)); diff != "" {
+			t.Errorf("records of %s (-code +channel):\n%s", channel, diff)
+		}
+	}
+	for _, spec := range topics.Specs(1) {
+		if !slices.ContainsFunc(slices.Collect(maps.Values(doc.Channels)), func(c channel) bool { return c.Address == spec.Name }) {
+			t.Errorf("topic %s is not documented", spec.Name)
+		}
+	}
 }

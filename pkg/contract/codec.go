@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -23,11 +24,13 @@ type attributes struct {
 	kind        string
 	source      string
 	time        string
+	subject     string // empty: the pair
 	pair        string // empty: none
 	commandID   string // empty: none
 	seq         int64  // zero: none
 	epoch       string // empty: none
 	traceparent string // empty: none
+	empty       bool   // the record has no value
 }
 
 // headers returns the CloudEvents 1.0 attributes in Kafka's binary mode.
@@ -38,13 +41,15 @@ func (a attributes) headers() []Header {
 			hs = append(hs, Header{Key: key, Value: []byte(value)})
 		}
 	}
-	add("content-type", "application/json")
+	if !a.empty {
+		add("content-type", "application/json")
+	}
 	add("ce_specversion", "1.0")
 	add("ce_id", a.id)
 	add("ce_type", a.kind)
 	add("ce_source", a.source)
 	add("ce_time", a.time)
-	add("ce_subject", a.pair)
+	add("ce_subject", cmp.Or(a.subject, a.pair))
 	add("ce_pair", a.pair)
 	add("ce_commandid", a.commandID)
 	if a.seq != 0 {
@@ -82,6 +87,15 @@ func parsePair(s string) (partner.Pair, error) {
 		return partner.Pair{}, malformed("pair is not two UUIDs in canonical form and order")
 	}
 	return pair, nil
+}
+
+// parseSeq reads a positive number from a header.
+func parseSeq(s string) (int64, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 1 {
+		return 0, malformed("ce_seq is not a positive number")
+	}
+	return n, nil
 }
 
 func formatID(id uuid.UUID) string {

@@ -26,18 +26,20 @@ func formatRecord(rec contract.Record) []byte {
 	for _, h := range rec.Headers {
 		fmt.Fprintf(&b, "%s: %s\n", h.Key, h.Value)
 	}
-	fmt.Fprintf(&b, "\n%s", rec.Value)
+	if rec.Value != nil { // a tombstone ends with its headers
+		fmt.Fprintf(&b, "\n%s", rec.Value)
+	}
 	return b.Bytes()
 }
 
 func parseRecord(t *testing.T, text []byte) contract.Record {
 	t.Helper()
 	head, value, ok := strings.Cut(string(text), "\n\n")
-	if !ok {
-		t.Fatal("no empty line")
+	rec := contract.Record{}
+	if ok {
+		rec.Value = []byte(value)
 	}
-	rec := contract.Record{Value: []byte(value)}
-	for line := range strings.SplitSeq(head, "\n") {
+	for line := range strings.SplitSeq(strings.TrimSuffix(head, "\n"), "\n") {
 		key, value, ok := strings.Cut(line, ": ")
 		if !ok {
 			t.Fatalf("header %q", line)
@@ -76,6 +78,18 @@ func again(rec contract.Record) (contract.Record, error) {
 			return rec, err
 		}
 		return contract.EncodeEvent(rec.Topic, rec.Partition, ev)
+	case topics.Couples:
+		c, err := contract.DecodeCouple(rec)
+		if err != nil {
+			return rec, err
+		}
+		return contract.EncodeCouple(rec.Topic, rec.Partition, c)
+	case topics.Users:
+		u, err := contract.DecodeUser(rec)
+		if err != nil {
+			return rec, err
+		}
+		return contract.EncodeUser(rec.Topic, contract.DefaultPartitions, u)
 	case topics.DeadLetter:
 		d, err := contract.DecodeDeadLetter(rec)
 		if err != nil {
@@ -119,6 +133,9 @@ func TestGolden(t *testing.T) {
 			}
 			if diff := cmp.Diff(string(text), string(formatRecord(got))); diff != "" {
 				t.Errorf("encoded again it differs (-golden +got):\n%s", diff)
+			}
+			if rec.Value == nil {
+				return
 			}
 			if err := contract.Validate(rec.Header("ce_type"), rec.Value); err != nil {
 				t.Error(err)

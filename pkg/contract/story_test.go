@@ -134,7 +134,54 @@ func sample(t testing.TB) map[string]contract.Record {
 		t.Fatal(err)
 	}
 	records["deadletter"] = rec
+	for name, rec := range states(t) {
+		records[name] = rec
+	}
 	return records
+}
+
+// states returns records of the compacted topics by name.
+func states(t testing.TB) map[string]contract.Record {
+	t.Helper()
+	topics, pair := contract.NewTopics(contract.DefaultPrefix), partner.PairOf(id(1), id(2))
+	at := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
+	state := func(version int64, after time.Duration) contract.State {
+		return contract.State{
+			EventID: id(byte(version)), Version: version, Epoch: "5f3a9c01d2e4", AcceptedAt: at.Add(after), AppliedAt: at.Add(after + 3210*time.Microsecond),
+		}
+	}
+	const day = 24 * time.Hour
+	couple := contract.Couple{State: state(17, 0), Pair: pair, PartnershipID: id(80), Status: partner.PartnershipActive, StartedAt: at}
+	ended := couple
+	ended.State, ended.Status, ended.EndedAt = state(21, day), partner.PartnershipEnded, at.Add(day)
+	restored := couple
+	restored.State, restored.RestoredCount = state(30, 2*day), 1
+	archived := ended
+	archived.State, archived.Status, archived.RestoredCount = state(44, 40*day), partner.PartnershipArchived, 1
+	gone := contract.Couple{State: state(50, 50*day), Pair: pair}
+	user := contract.User{
+		State: state(3, 0), UserID: id(1), CreatedDay: "2026-03-01", Tier: "free", Locale: "de-AT", Timezone: "Europe/Vienna",
+		Status: partner.UserActive.String(),
+	}
+	forgotten := contract.User{State: state(51, 50*day), UserID: id(1)}
+	gone.Erased, forgotten.Erased = true, true
+
+	out := map[string]contract.Record{}
+	for name, c := range map[string]contract.Couple{"active": couple, "ended": ended, "restored": restored, "archived": archived, "erased": gone} {
+		rec, err := contract.EncodeCouple(topics.Couples, contract.PartitionOf([]byte(pair.String()), contract.DefaultPartitions), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out["couple-"+name] = rec
+	}
+	for name, u := range map[string]contract.User{"active": user, "erased": forgotten} {
+		rec, err := contract.EncodeUser(topics.Users, contract.DefaultPartitions, u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out["user-"+name] = rec
+	}
+	return out
 }
 
 func TestStoryTellsEveryEvent(t *testing.T) {

@@ -9,7 +9,7 @@ package contract
 
 import "fmt"
 
-// DefaultPartitions is the partition count of the commands, events and couples topics
+// DefaultPartitions is the partition count of each topic
 // unless configured. It divides evenly among 2, 3, 4, 6 and 12 consumers.
 const DefaultPartitions = 12
 
@@ -26,6 +26,13 @@ type Topics struct {
 	// (waiting calls) and analysts. Key: pair. In order per pair, at least once: readers
 	// drop repeats by id or by (epoch, partition, seq). Kept 30 days.
 	Events string
+	// Couples: written by the processor's relay, read by analysts. Key: pair, on the partition
+	// of the pair's events. The latest record of a key is what its latest partnership is;
+	// version rises. Compacted; no value when an account of the two was erased.
+	Couples string
+	// Users: written by the processor's relay, read by analysts. Key: user id. As Couples, of
+	// users, and pseudonymous. Compacted; no value when the account was erased.
+	Users string
 	// DeadLetter: written by the processor and the notifier, read by operators. Key: as the
 	// source record's. Kept 30 days.
 	DeadLetter string
@@ -34,7 +41,7 @@ type Topics struct {
 // NewTopics returns the topic names for a prefix.
 func NewTopics(prefix string) Topics {
 	name := func(s string) string { return fmt.Sprintf("%s.%s.v1", prefix, s) }
-	return Topics{Commands: name("commands"), Events: name("events"), DeadLetter: name("deadletter")}
+	return Topics{Commands: name("commands"), Events: name("events"), Couples: name("couples"), Users: name("users"), DeadLetter: name("deadletter")}
 }
 
 // Spec says how a topic must be set up.
@@ -49,6 +56,11 @@ type Spec struct {
 func (t Topics) Specs(partitions int) []Spec {
 	const day = 24 * 60 * 60 * 1000
 	kept := func(days int) string { return fmt.Sprint(days * day) }
+	// A reader that follows must have seen a tombstone before it goes. Segments of a day: what
+	// is in the one being written is never compacted, and an erased user's should go soon.
+	compacted := func() map[string]string {
+		return map[string]string{"cleanup.policy": "compact", "delete.retention.ms": kept(7), "segment.ms": kept(1)}
+	}
 	return []Spec{
 		{t.Commands, partitions, map[string]string{
 			"cleanup.policy": "delete", "retention.ms": kept(7), "retention.bytes": "-1",
@@ -56,6 +68,8 @@ func (t Topics) Specs(partitions int) []Spec {
 			"message.timestamp.type": "LogAppendTime",
 		}},
 		{t.Events, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(30)}},
+		{t.Couples, partitions, compacted()},
+		{t.Users, partitions, compacted()},
 		{t.DeadLetter, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(30)}},
 	}
 }

@@ -17,7 +17,10 @@ func TestBlock(t *testing.T) {
 	told := summary{partner.EventBlockChanged, []uuid.UUID{ann()}, ann(), partner.EventData{UserID: new(bob()), Blocked: new(true)}}
 	over := summary{partner.EventRequestSuperseded, both(), uuid.Nil, partner.EventData{RequestID: &req}}
 	until := now.Add(window)
-	end := partner.EventData{PartnershipID: &current, ByUserID: new(ann()), EndedAt: &now, RestorableUntil: &until}
+	end := partner.EventData{
+		PartnershipID: &current, ByUserID: new(ann()), StartedAt: new(start().Add(-day)), EndedAt: &now,
+		RestorableUntil: &until, RestoredCount: new(0),
+	}
 	silent := end
 	silent.Silent = true
 	mine, theirs := partner.Cut{Recipient: ann(), Origin: bob()}, partner.Cut{Recipient: bob(), Origin: ann()}

@@ -405,7 +405,10 @@ func TestRemove(t *testing.T) {
 	t.Parallel()
 	pid, cmd := id(30), command(partner.Remove, bob(), func(c *partner.Command) { c.Reason = "it is over" })
 	until := cmd.AcceptedAt.Add(window)
-	data := partner.EventData{PartnershipID: &pid, ByUserID: new(bob()), EndedAt: &cmd.AcceptedAt, RestorableUntil: &until}
+	data := partner.EventData{
+		PartnershipID: &pid, ByUserID: new(bob()), StartedAt: new(start().Add(-day)), EndedAt: &cmd.AcceptedAt,
+		RestorableUntil: &until, RestoredCount: new(0),
+	}
 	silent := data
 	silent.Silent = true
 	named, quiet := cmd, cmd

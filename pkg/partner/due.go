@@ -58,5 +58,7 @@ func (t *turn) archive(p Partnership, origin uuid.UUID) {
 		side.Forfeited = uuid.Nil
 		t.setSide(user, side)
 	}
-	t.emit(EventPartnershipArchived, origin, EventData{PartnershipID: &p.ID}, p.Pair.Low, p.Pair.High)
+	t.emit(EventPartnershipArchived, origin, EventData{
+		PartnershipID: &p.ID, StartedAt: &p.StartedAt, EndedAt: &p.EndedAt, RestoredCount: &p.RestoredCount,
+	}, p.Pair.Low, p.Pair.High)
 }

@@ -71,6 +71,19 @@ var requestStatusNames = [...]string{
 	RequestSuperseded: "superseded",
 }
 
+var partnershipStatusNames = [...]string{
+	PartnershipActive:   "active",
+	PartnershipEnded:    "ended",
+	PartnershipArchived: "archived",
+}
+
+var userStatusNames = [...]string{
+	UserActive:      "active",
+	UserDeactivated: "deactivated",
+	UserSuspended:   "suspended",
+	UserDeleting:    "deleting",
+}
+
 // String returns the type's name on the wire, such as "request.send".
 func (t CommandType) String() string {
 	if int(t) < len(commandNames) && commandNames[t] != "" {
@@ -139,14 +152,21 @@ func (s BreakupStatus) String() string {
 	return fmt.Sprintf("breakup status(%d)", uint8(s))
 }
 
-var userStatusNames = [...]string{
-	UserActive:      "active",
-	UserDeactivated: "deactivated",
-	UserSuspended:   "suspended",
-	UserDeleting:    "deleting",
+// String returns the status as analysts read it, such as "archived".
+func (s PartnershipStatus) String() string {
+	if int(s) < len(partnershipStatusNames) && partnershipStatusNames[s] != "" {
+		return partnershipStatusNames[s]
+	}
+	return fmt.Sprintf("partnership status(%d)", uint8(s))
 }
 
-// String returns the status as operators and analysts see it, such as "suspended".
+// ParsePartnershipStatus reads a status as analysts read it.
+func ParsePartnershipStatus(name string) (PartnershipStatus, bool) {
+	i, ok := indexOf(partnershipStatusNames[:], name)
+	return PartnershipStatus(i), ok
+}
+
+// String returns the status as operators and analysts read it, such as "suspended".
 func (s UserStatus) String() string {
 	if int(s) < len(userStatusNames) && userStatusNames[s] != "" {
 		return userStatusNames[s]

@@ -61,7 +61,10 @@ func (t *turn) end(p Partnership, e ending) Partnership {
 	t.cutBoth()
 
 	low, high, other := p.Pair.Low, p.Pair.High, p.Pair.Other(e.by)
-	data := EventData{PartnershipID: &p.ID, ByUserID: &e.by, EndedAt: &p.EndedAt, RestorableUntil: &p.RestorableUntil}
+	data := EventData{
+		PartnershipID: &p.ID, ByUserID: &e.by, StartedAt: &p.StartedAt, EndedAt: &p.EndedAt,
+		RestorableUntil: &p.RestorableUntil, RestoredCount: &p.RestoredCount,
+	}
 	if e.breakup != uuid.Nil {
 		data.BreakupID = &e.breakup
 	}

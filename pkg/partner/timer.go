@@ -15,7 +15,20 @@ const (
 	TimerRequest TimerKind = 1 // a pending request expires
 	TimerArchive TimerKind = 2 // an ended partnership can no longer be restored
 	TimerBreakup TimerKind = 3 // a breakup without an answer ends the partnership
+
+	// Of a user or a pair whose record on a compacted topic has to be written, from what
+	// the tables hold when the timer is applied. No decision sets or sees them. The Again
+	// ones are apart, so that neither moves the other: they write once more what a late
+	// write of a former owner could have covered.
+	TimerUser        TimerKind = 4 // on user:user
+	TimerCouple      TimerKind = 5
+	TimerUserAgain   TimerKind = 6 // on user:user
+	TimerCoupleAgain TimerKind = 7
 )
+
+// Publishes reports whether the timer writes a record instead of letting something happen.
+// It has no place in the order of the pair's commands, so it need not wait for them.
+func (k TimerKind) Publishes() bool { return k >= TimerUser && k <= TimerCoupleAgain }
 
 // Timer is something that happens on a pair by itself. A Decision sets it (again), or
 // cancels it when Due is zero.
