@@ -83,8 +83,10 @@ func TestDeletedAccountLeavesNothing(t *testing.T) {
 	}
 
 	gone := command(partner.DeleteAccount, leaver, leaver)
+	checkReplay(t, r)
 	r.post(gone)
 	r.erased(leaver)
+	checkReplay(t, r)
 	r.applied(gone)
 	r.announced()
 	for _, text := range []string{"planted", "PLANTED"} {

@@ -340,6 +340,7 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 	if diff := cmp.Diff(m.inbox, inbox); diff != "" {
 		t.Errorf("inboxes (-core +tables):\n%s", diff)
 	}
+	checkReplay(t, r)
 }
 
 func table[V any](r *rig, sql string, scan func(pgx.CollectableRow) (id uuid.UUID, v V, err error)) map[uuid.UUID]V {

@@ -59,9 +59,7 @@ func (t *turn) closePair() Outcome {
 	if r, ok := t.pendingRequest(); ok {
 		t.closeSuperseded(r)
 	}
-	if len(t.decision.Events) == 0 {
-		t.applied()
-	}
+	t.applied() // also after other events: it alone tells that what each held about the other is gone
 	t.cut(t.pair.Pair.Other(user), user)
 	for _, owner := range [...]uuid.UUID{t.pair.Pair.Low, t.pair.Pair.High} {
 		t.dropNickname(owner)

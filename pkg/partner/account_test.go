@@ -69,6 +69,7 @@ func TestClosePair(t *testing.T) {
 	superseded := partner.EventRequestSuperseded
 	ends := []partner.EventType{
 		partner.EventPartnershipEnded, partner.EventPartnershipEnded, partner.EventSlotVacated, partner.EventSlotVacated, partner.EventPartnershipArchived,
+		applied,
 	}
 	tests := map[string]struct {
 		state     partner.State
@@ -77,10 +78,10 @@ func TestClosePair(t *testing.T) {
 		sides     []partner.SideChange
 	}{
 		"nothing left":             {state(gone), []partner.EventType{applied}, 0, nil},
-		"a request":                {state(request(req, bob()), gone), []partner.EventType{superseded}, 0, nil},
+		"a request":                {state(request(req, bob()), gone), []partner.EventType{superseded, applied}, 0, nil},
 		"a partnership":            {state(active(current), gone), ends, 0, nil},
 		"one with a breakup":       {state(active(current), breakup(asked, bob()), gone), ends, 0, nil},
-		"an ended one":             {state(ended(current), gone), []partner.EventType{partner.EventPartnershipArchived}, 0, nil},
+		"an ended one":             {state(ended(current), gone), []partner.EventType{partner.EventPartnershipArchived, applied}, 0, nil},
 		"nicknames":                {state(active(current), anns(named), bobs(named), gone), ends, 2, nil},
 		"what they held of others": {state(anns(blocks), gone), []partner.EventType{applied}, 0, []partner.SideChange{{Owner: ann(), Other: bob()}}},
 		"what others held of them": {

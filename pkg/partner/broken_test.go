@@ -218,6 +218,25 @@ func TestHistoriesFindBrokenSafety(t *testing.T) {
 				d.FollowUps = nil
 			}
 		})},
+		"an end is not told": {"the events tell otherwise", after(func(_ partner.State, c partner.Command, d *partner.Decision) {
+			if c.Type == partner.Remove && d.Outcome.Applied() {
+				d.Events = d.Events[len(d.Events)-1:]
+			}
+		})},
+		"a restoration is not counted": {"restoredCount is", after(func(_ partner.State, _ partner.Command, d *partner.Decision) {
+			for i := range d.Events {
+				if e := &d.Events[i]; e.Type == partner.EventPartnershipStarted {
+					e.Data.RestoredCount = new(0)
+				}
+			}
+		})},
+		"a door closes without a word": {"doorClosedAt is", after(func(_ partner.State, c partner.Command, d *partner.Decision) {
+			for i := range d.Events {
+				if c.Type == partner.Remove {
+					d.Events[i].Data.Silent = false
+				}
+			}
+		})},
 		"time makes a difference": {"makes a difference", func(l partner.Limits, st partner.State, c partner.Command) partner.Decision {
 			d := partner.Decide(l, st, c)
 			for i, r := range st.Pair.Requests {

@@ -65,6 +65,11 @@ type decider func(partner.Limits, partner.State, partner.Command) partner.Decisi
 // happen runs a history and then its follow-ups until none is left, in an order that the
 // history's own numbers give, and returns the first broken rule.
 func happen(h history, decide decider) error {
+	_, err := run(h, decide)
+	return err
+}
+
+func run(h history, decide decider) (*world, error) {
 	w := newWorld(h.Slots)
 	w.decide = decide
 	for i, s := range h.Steps {
@@ -73,18 +78,21 @@ func happen(h history, decide decider) error {
 			w.flush()
 		}
 		if err := w.step(s, numbered(i)); err != nil {
-			return fmt.Errorf("step %d, %+v: %w", i, s, err)
+			return w, fmt.Errorf("step %d, %+v: %w", i, s, err)
 		}
 	}
 	for n := 0; len(w.followUps) > 0; n++ {
 		if n > 10_000 {
-			return fmt.Errorf("follow-ups never end")
+			return w, fmt.Errorf("follow-ups never end")
 		}
 		if err := w.followUp(n + len(h.Steps)); err != nil {
-			return fmt.Errorf("draining: %w", err)
+			return w, fmt.Errorf("draining: %w", err)
 		}
 	}
-	return w.drained()
+	if err := w.drained(); err != nil {
+		return w, err
+	}
+	return w, w.checkTold()
 }
 
 func (w *world) step(s step, commandID uuid.UUID) error {

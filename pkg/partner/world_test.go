@@ -33,6 +33,8 @@ type world struct {
 	erased       map[uuid.UUID]bool
 	past         past
 	events       map[uuid.UUID]bool
+	told         []partner.Event // of all pairs, as the tables hold them: At is when the command was accepted
+	toldAt       []time.Time     // by the clock
 	commands     map[uuid.UUID]bool
 	followUps    []partner.Command
 	clock        time.Time
@@ -225,6 +227,7 @@ func (w *world) run(c partner.Command) (partner.Decision, error) {
 		return d, err
 	}
 	w.write(d)
+	w.tell(c, d)
 	w.past.note(c, d)
 	if err := w.checkInvariants(); err != nil {
 		return d, err
@@ -304,6 +307,7 @@ func (w *world) fire(pick int) error {
 	}
 	delete(w.timers, timerKey{t.Pair, t.Kind})
 	w.write(d)
+	w.tell(c, d)
 	w.past.note(c, d)
 	w.flush()
 	if err := w.checkInvariants(); err != nil {
