@@ -62,12 +62,6 @@ var breakupStatusNames = [...]string{
 	BreakupSuperseded: "superseded",
 }
 
-var partnershipStatusNames = [...]string{
-	PartnershipActive:   "active",
-	PartnershipEnded:    "ended",
-	PartnershipArchived: "archived",
-}
-
 var requestStatusNames = [...]string{
 	RequestPending:    "pending",
 	RequestAccepted:   "accepted",
@@ -142,14 +136,6 @@ func (s RequestStatus) String() string {
 		return requestStatusNames[s]
 	}
 	return fmt.Sprintf("request status(%d)", uint8(s))
-}
-
-// String returns the status as the API shows it, such as "active".
-func (s PartnershipStatus) String() string {
-	if int(s) < len(partnershipStatusNames) && partnershipStatusNames[s] != "" {
-		return partnershipStatusNames[s]
-	}
-	return fmt.Sprintf("partnership status(%d)", uint8(s))
 }
 
 // ParseRequestStatus reads a status as the API shows it.
