@@ -111,6 +111,11 @@ func (a commandAnswer) VisitWithdrawBreakupResponse(w http.ResponseWriter) error
 // VisitForfeitResponse implements api.ForfeitResponseObject.
 func (a commandAnswer) VisitForfeitResponse(w http.ResponseWriter) error { return a.write(w) }
 
+// VisitReadNotificationsResponse implements api.ReadNotificationsResponseObject.
+func (a commandAnswer) VisitReadNotificationsResponse(w http.ResponseWriter) error {
+	return a.write(w)
+}
+
 // VisitDeleteAccountResponse implements api.DeleteAccountResponseObject.
 func (a commandAnswer) VisitDeleteAccountResponse(w http.ResponseWriter) error { return a.write(w) }
 

@@ -200,6 +200,7 @@ func TestWithdrawnNotifications(t *testing.T) {
 	for range 5 {
 		ana.send(w.register("Other"), "Prefer", "wait=5")
 	}
+	w.countable()
 	_, err := w.pool.Exec(t.Context(), `UPDATE inbox SET origin = $2 WHERE user_id = $1 AND seq IN (1, 2, 4)`, ana.id, ben.id)
 	must(t, err)
 	// Two that overlap, and one of somebody else.
@@ -219,7 +220,7 @@ func TestWithdrawnNotifications(t *testing.T) {
 			t.Errorf("data of %v", e)
 		}
 	}
-	want := []string{"command.applied", "withdrawn", "command.applied", "withdrawn", "command.applied"}
+	want := []string{"request.declined", "withdrawn", "request.declined", "withdrawn", "request.declined"}
 	if diff := cmp.Diff(want, kinds); diff != "" {
 		t.Errorf("%s: %s", diff, got.raw)
 	}
@@ -241,6 +242,7 @@ func TestSilentNotificationsAreNotUnread(t *testing.T) {
 	for range 3 {
 		ana.send(w.register("Other"), "Prefer", "wait=5")
 	}
+	w.countable()
 	tag, err := w.pool.Exec(t.Context(), `
 		UPDATE events v SET data = '{"silent":true,"slot":1}' FROM inbox i
 		WHERE i.user_id = $1 AND i.seq IN (1, 3) AND v.partition = i.partition AND v.seq = i.event_seq`, ana.id)
@@ -256,6 +258,78 @@ func TestSilentNotificationsAreNotUnread(t *testing.T) {
 	must(t, err)
 	if got := ana.get("/api/notifications"); got.body["unread"] != 0.0 {
 		t.Errorf("unread after an acknowledgement: %s", got.raw)
+	}
+}
+
+// countable makes all events so far ones that count as unread.
+func (w *world) countable() {
+	w.t.Helper()
+	_, err := w.pool.Exec(w.t.Context(), `UPDATE events SET type = $1`, int16(partner.EventRequestDeclined))
+	must(w.t, err)
+}
+
+// What is unread is what somebody else did or time brought, after the mark: also after what
+// was marked, not only after what was acknowledged.
+func TestUnread(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ana := w.register("Ana")
+	for range 8 {
+		ana.send(w.register("Other"), "Prefer", "wait=5")
+	}
+	w.countable()
+	change := func(seq int, event, inbox string) {
+		t.Helper()
+		for _, sql := range []string{event, inbox} {
+			if sql == "" {
+				continue
+			}
+			_, err := w.pool.Exec(t.Context(), sql, ana.id, seq)
+			must(t, err)
+		}
+	}
+	const of = ` FROM inbox i WHERE i.user_id = $1 AND i.seq = $2 AND v.partition = i.partition AND v.seq = i.event_seq`
+	change(2, `UPDATE events v SET type = 13`+of, "")
+	change(3, `UPDATE events v SET data = json_build_object('byUserId', $1::uuid)`+of, "")
+	change(4, `UPDATE events v SET data = json_build_object('fromUserId', $1::uuid)`+of, "")
+	change(5, "", `UPDATE inbox SET origin = $1 WHERE user_id = $1 AND seq = $2`)
+	change(6, `UPDATE events v SET type = 21`+of, "")
+	if got := ana.get("/api/notifications?limit=1"); got.body["unread"] != 3.0 || got.body["readSeq"] != 0.0 {
+		t.Errorf("unread: %s", got.raw)
+	}
+	_, err := w.pool.Exec(t.Context(), `UPDATE user_streams SET read_seq = 7 WHERE user_id = $1`, ana.id)
+	must(t, err)
+	for _, path := range []string{"/api/notifications", "/api/sync"} {
+		if got := ana.get(path); got.body["unread"] != 1.0 || got.body["readSeq"] != 7.0 {
+			t.Errorf("%s after the mark: %s", path, got.raw)
+		}
+	}
+}
+
+func TestReadNotifications(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.queue.set(func(q *queue) { q.paused = true })
+	ana := w.register("Ana")
+	for name, body := range map[string]any{
+		"no seq": map[string]any{}, "below zero": map[string]any{"seq": -1}, "no number": map[string]any{"seq": "3"},
+		"a fraction": map[string]any{"seq": 1.5}, "no int64": `{"seq":9223372036854775808}`, "an unknown field": map[string]any{"seq": 1, "all": true}, "no body": nil,
+	} {
+		if got := ana.call(http.MethodPost, "/api/notifications/read", body); got.status != 400 && got.status != 415 {
+			t.Errorf("%s: %d %s", name, got.status, got.raw)
+		}
+	}
+	if n := w.queue.count(); n != 0 {
+		t.Fatalf("%d commands of bad calls", n)
+	}
+	got := ana.call(http.MethodPost, "/api/notifications/read", map[string]any{"seq": 1 << 40})
+	if got.status != http.StatusAccepted {
+		t.Fatalf("read: %d %s", got.status, got.raw)
+	}
+	cmd, _, err := contract.DecodeCommand(w.queue.newest)
+	must(t, err)
+	if cmd.Type != partner.ReadInbox || cmd.Pair != partner.PairOf(ana.id, ana.id) || cmd.ReadSeq != 1<<40 {
+		t.Errorf("command: %+v", cmd)
 	}
 }
 

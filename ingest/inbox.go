@@ -12,37 +12,41 @@ import (
 	"github.com/bondmate/backend/pkg/partner"
 )
 
-// The epoch, the head, the oldest sequence kept, the highest acknowledged one, and how
-// many after that were withdrawn.
+// maxUnread bounds what counting costs: no more than so many of the newest entries are
+// looked at.
+const maxUnread = 1000
+
+// The epoch, the head, the oldest sequence kept, the read mark, and how many entries after
+// it are unread: of the types that count ($2), neither withdrawn nor silent, nor the user's
+// own doing. What any session has acknowledged counts as read, too.
 const selectInboxState = `
-SELECT e.epoch,
-    COALESCE((SELECT last_seq FROM user_streams WHERE user_id = $1), 0),
-    COALESCE((SELECT seq FROM inbox WHERE user_id = $1 ORDER BY seq LIMIT 1), 0),
-    a.read,
-    (SELECT count(DISTINCT i.seq)
-     FROM cuts c JOIN inbox i ON i.user_id = c.recipient AND i.origin = c.origin
-         AND i.seq > GREATEST(c.after_seq, a.read) AND i.seq <= c.last_seq
-     WHERE c.recipient = $1 AND c.last_seq > a.read),
+SELECT e.epoch, s.last, COALESCE((SELECT seq FROM inbox WHERE user_id = $1 ORDER BY seq LIMIT 1), 0), s.read,
     (SELECT count(*)
-     FROM inbox i JOIN events v ON v.partition = i.partition AND v.seq = i.event_seq
-     WHERE i.user_id = $1 AND i.seq > a.read AND v.data ->> 'silent' = 'true')
+     FROM inbox_entries i JOIN events v ON v.partition = i.partition AND v.seq = i.event_seq
+     WHERE i.user_id = $1 AND i.seq > GREATEST(s.read, s.last - $3) AND v.type = ANY($2) AND NOT i.withdrawn
+         AND i.origin IS DISTINCT FROM $1 AND v.data ->> 'silent' IS DISTINCT FROM 'true'
+         AND v.data ->> 'byUserId' IS DISTINCT FROM $1::text AND v.data ->> 'fromUserId' IS DISTINCT FROM $1::text)
 FROM stream_epoch e,
-    (SELECT COALESCE(max(seq), 0) AS read FROM acks WHERE user_id = $1) a`
+    (SELECT COALESCE(max(last_seq), 0) AS last,
+        GREATEST(COALESCE(max(read_seq), 0), (SELECT COALESCE(max(seq), 0) FROM acks WHERE user_id = $1)) AS read
+     FROM user_streams WHERE user_id = $1) s`
 
 type inboxState struct {
-	epoch                                 string
-	last, oldest, read, withdrawn, silent int64
+	epoch              string
+	last, oldest, read int64
+	unread             int64
 }
 
-// unread counts the events after the highest sequence that any session acknowledged, and
-// leaves out those of which only the place is left, and the silent ones: a quiet leave puts
-// nothing on the badge of the one who was left. No silent event has an origin, so none is
-// among the withdrawn as well.
-func (s inboxState) unread() int64 { return max(0, s.last-s.read-s.withdrawn-s.silent) }
-
 func loadInboxState(ctx context.Context, q querier, user uuid.UUID) (inboxState, error) {
+	var kinds []int16
+	for _, kind := range partner.EventTypes() {
+		if kind.Unread() {
+			kinds = append(kinds, int16(kind))
+		}
+	}
 	var s inboxState
-	if err := q.QueryRow(ctx, selectInboxState, user).Scan(&s.epoch, &s.last, &s.oldest, &s.read, &s.withdrawn, &s.silent); err != nil {
+	err := q.QueryRow(ctx, selectInboxState, user, kinds, maxUnread).Scan(&s.epoch, &s.last, &s.oldest, &s.read, &s.unread)
+	if err != nil {
 		return s, fmt.Errorf("load inbox state of %s: %w", user, err)
 	}
 	return s, nil
@@ -90,7 +94,7 @@ func (s *Server) ListNotifications(ctx context.Context, req api.ListNotification
 			return err
 		}
 		answer = api.ListNotifications200JSONResponse{
-			Events: events, LastSeq: state.last, Unread: state.unread(), Epoch: state.epoch,
+			Events: events, LastSeq: state.last, ReadSeq: state.read, Unread: state.unread, Epoch: state.epoch,
 		}
 		return nil
 	})
@@ -120,6 +124,14 @@ func scanNotification(row pgx.CollectableRow) (api.Notification, error) {
 		n.Type = kindWithdrawn
 	}
 	return n, err
+}
+
+// ReadNotifications implements POST /api/notifications/read.
+func (s *Server) ReadNotifications(ctx context.Context, req api.ReadNotificationsRequestObject) (api.ReadNotificationsResponseObject, error) {
+	return s.carryOut(ctx, call{
+		kind: partner.ReadInbox, prefer: req.Params.Prefer, key: req.Params.IdempotencyKey,
+		resolve: alone(func(cmd *partner.Command) { cmd.ReadSeq = req.Body.Seq }),
+	})
 }
 
 func resync(detail string) error {

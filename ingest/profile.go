@@ -161,6 +161,7 @@ func (s *Server) Sync(ctx context.Context, _ api.SyncRequestObject) (api.SyncRes
 			return err
 		}
 		answer.Seq, answer.Epoch, answer.Profile = state.last, state.epoch, profileOf(profile)
+		answer.ReadSeq, answer.Unread = state.read, state.unread
 		answer.Slots, answer.Preferences.Preview = answer.Profile.Slots, profile.Privacy.Preview
 		if answer.Partners, err = listPartnerships(ctx, tx, user); err != nil {
 			return err

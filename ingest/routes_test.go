@@ -163,6 +163,7 @@ func TestNotifications(t *testing.T) {
 	for range 3 {
 		ana.send(w.register("Other"), "Prefer", "wait=5")
 	}
+	w.countable()
 	all := ana.get("/api/notifications")
 	epoch := all.text("epoch")
 	if len(all.body["events"].([]any)) != 3 || all.body["lastSeq"] != 3.0 || all.body["unread"] != 3.0 {

@@ -89,7 +89,7 @@ func pushesOf(rules map[partner.EventType]rule, ev contract.Event, now time.Time
 					"v": "1", "eventId": ev.EventID.String(), "seq": strconv.FormatInt(to.InboxSeq, 10),
 					"epoch": ev.Epoch, "type": ev.Type, "link": linkOf(kind, data),
 				},
-				Text: r.text, Category: r.category, CollapseID: r.collapseID(ev.EventID, data), High: r.high,
+				Text: r.text, Category: string(kind.Category()), CollapseID: r.collapseID(ev.EventID, data), High: r.high,
 				AppliedAt: ev.AppliedAt,
 			},
 		})

@@ -11,11 +11,9 @@ import (
 // rule says how one event type is pushed.
 type rule struct {
 	pushed     bool
-	category   string        // Android channel and iOS category: what a person mutes
 	ttl        time.Duration // from the event's time; later the push is dropped
 	high       bool          // wakes a sleeping phone
 	collapseBy subject       // pushes about one thing replace each other
-	unread     bool          // counts as unread in the app
 	text       textKey       // for those who do not want it discreet
 	ends       bool          // may come of what takes back pushes that were sent: see replace.go
 }
@@ -29,16 +27,12 @@ const (
 	thePartnership
 )
 
-// The categories.
-const (
-	categoryRequests    = "requests"
-	categoryPartnership = "partnership"
-)
-
 const day = 24 * time.Hour
 
-// rules is the one table of what is pushed. A recipient whose own doing the event is
-// (byUserId or fromUserId) never gets a push of it, nor does anyone of a silent one.
+// rules is the one table of what is pushed, and how; its category, and what counts as
+// unread, is in the core's table, which the app's settings and lists read, too. A recipient
+// whose own doing the event is (byUserId or fromUserId) never gets a push of it, nor does
+// anyone of a silent one.
 //
 // Both recipients of partnership.started know already: one did it and the other got
 // request.accepted. What time did (expired, superseded, archived) is for the next look
@@ -46,43 +40,44 @@ const day = 24 * time.Hour
 func rules() map[partner.EventType]rule {
 	return map[partner.EventType]rule{
 		partner.EventRequestReceived: {
-			pushed: true, category: categoryRequests, ttl: 7 * day, high: true,
-			collapseBy: theRequest, unread: true, text: textRequestReceived,
+			pushed: true, ttl: 7 * day, high: true,
+			collapseBy: theRequest, text: textRequestReceived,
 		},
 		partner.EventRequestSent: {},
 		partner.EventRequestAccepted: {
-			pushed: true, category: categoryRequests, ttl: 7 * day, high: true,
-			collapseBy: theRequest, unread: true, text: textRequestAccepted,
+			pushed: true, ttl: 7 * day, high: true,
+			collapseBy: theRequest, text: textRequestAccepted,
 		},
 		partner.EventRequestDeclined: {
-			pushed: true, category: categoryRequests, ttl: 3 * day,
-			collapseBy: theRequest, unread: true, text: textRequestDeclined,
+			pushed: true, ttl: 3 * day,
+			collapseBy: theRequest, text: textRequestDeclined,
 		},
 		partner.EventRequestCancelled:   {},
-		partner.EventRequestExpired:     {unread: true},
-		partner.EventRequestSuperseded:  {unread: true, ends: true},
-		partner.EventPartnershipStarted: {unread: true},
+		partner.EventRequestExpired:     {},
+		partner.EventRequestSuperseded:  {ends: true},
+		partner.EventPartnershipStarted: {},
 		partner.EventPartnershipEnded: {
-			pushed: true, category: categoryPartnership, ttl: 3 * day,
-			collapseBy: thePartnership, unread: true, text: textPartnershipEnded, ends: true,
+			pushed: true, ttl: 3 * day,
+			collapseBy: thePartnership, text: textPartnershipEnded, ends: true,
 		},
 		partner.EventPartnershipArchived: {},
 		partner.EventSlotVacated:         {},
 		partner.EventCommandRejected:     {},
 		partner.EventCommandApplied:      {ends: true}, // the end of an account, for a pair without anything open
 		partner.EventBreakupRequested: {
-			pushed: true, category: categoryPartnership, ttl: 7 * day, high: true,
-			collapseBy: thePartnership, unread: true, text: textBreakupRequested,
+			pushed: true, ttl: 7 * day, high: true,
+			collapseBy: thePartnership, text: textBreakupRequested,
 		},
 		partner.EventBreakupDeclined: {
-			pushed: true, category: categoryPartnership, ttl: 3 * day,
-			collapseBy: thePartnership, unread: true, text: textBreakupDeclined,
+			pushed: true, ttl: 3 * day,
+			collapseBy: thePartnership, text: textBreakupDeclined,
 		},
-		partner.EventBreakupWithdrawn: {unread: true},
+		partner.EventBreakupWithdrawn: {},
 		partner.EventNicknameChanged:  {},
 		partner.EventProfileUpdated:   {},
 		partner.EventBlockChanged:     {ends: true}, // to the blocker alone, and their own doing
 		partner.EventAccountDeleted:   {ends: true},
+		partner.EventInboxRead:        {},
 	}
 }
 

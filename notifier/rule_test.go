@@ -19,7 +19,10 @@ func TestRulesCoverEveryEventType(t *testing.T) {
 		if !ok {
 			t.Errorf("%s has no rule", kind)
 		}
-		if r.pushed && (r.ttl <= 0 || r.ttl > 28*day || r.category == "" || text(r.text) == text(textDiscreet)) {
+		if !r.pushed && kind.Category() != "" {
+			t.Errorf("%s has the category %s and is not pushed", kind, kind.Category())
+		}
+		if r.pushed && (r.ttl <= 0 || r.ttl > 28*day || kind.Category() == "" || text(r.text) == text(textDiscreet)) {
 			t.Errorf("%s is pushed with an incomplete rule %+v", kind, r)
 		}
 	}

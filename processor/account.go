@@ -83,6 +83,7 @@ var eraseSQL = [...]string{
 		SELECT e.command_id FROM inbox i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
 		WHERE i.user_id = $1 AND e.low = e.high))`,
 	`DELETE FROM inbox WHERE user_id = $1`,
+	`UPDATE user_streams SET read_seq = 0 WHERE user_id = $1`,
 	`DELETE FROM push_deliveries WHERE user_id = $1 AND status < 3`,
 	`SELECT activity_log_erase($1, 1000000)`, // we may only add to the log ourselves
 }

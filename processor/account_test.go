@@ -83,6 +83,11 @@ func TestDeletedAccountLeavesNothing(t *testing.T) {
 	}
 
 	gone := command(partner.DeleteAccount, leaver, leaver)
+	r.post(read(leaver, 1))
+	r.settled()
+	if got := one[int64](r, `SELECT read_seq FROM user_streams WHERE user_id = $1`, leaver); got != 1 {
+		t.Fatalf("the read mark is at %d", got)
+	}
 	checkReplay(t, r)
 	r.post(gone)
 	r.erased(leaver)
@@ -99,6 +104,7 @@ func TestDeletedAccountLeavesNothing(t *testing.T) {
 		"requests pending":  `SELECT count(*) FROM requests WHERE status = 1`,
 		"sides":             `SELECT count(*) FROM pair_sides WHERE $1 IN (user_id, other_id)`,
 		"nicknames":         `SELECT count(*) FROM nicknames WHERE $1 IN (owner, target)`,
+		"read marks":        `SELECT count(*) FROM user_streams WHERE user_id = $1 AND read_seq > 0`,
 		"timers":            `SELECT count(*) FROM timers WHERE $1 IN (low, high)`,
 		"inbox rows":        `SELECT count(*) FROM inbox WHERE user_id = $1`,
 		"slots still taken": `SELECT count(*) FROM partnership_members WHERE active AND $1::uuid IS NOT NULL`,

@@ -188,7 +188,7 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 		case partner.Decline, partner.Cancel, partner.Remove,
 			partner.AskBreakup, partner.AcceptBreakup, partner.DeclineBreakup, partner.WithdrawBreakup,
 			partner.Block, partner.Unblock, partner.Forfeit, partner.SetNickname, partner.ClearNickname,
-			partner.UpdateProfile, partner.ChangeCode, partner.ClosePair:
+			partner.UpdateProfile, partner.ChangeCode, partner.ClosePair, partner.ReadInbox:
 		case partner.EraseAccount:
 			b.leavers, b.erasing = append(b.leavers, cmd.Issuer), append(b.erasing, cmd.Issuer)
 		case partner.DeleteAccount:

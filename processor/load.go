@@ -35,7 +35,7 @@ FOR UPDATE`
 // each other. What is decided on is loaded by later statements: in this one's snapshot
 // the wait for the lock would not have happened yet.
 const lockStreamsSQL = `
-SELECT user_id, last_seq
+SELECT user_id, last_seq, read_seq
 FROM user_streams
 WHERE user_id = ANY($1::uuid[])
 ORDER BY user_id
@@ -174,11 +174,11 @@ func (b *batch) load(ctx context.Context, conn *pgx.Conn) (*world, []fence, erro
 
 func (w *world) scanStreams(rows pgx.Rows) error {
 	var (
-		id  uuid.UUID
-		seq int64
+		id        uuid.UUID
+		seq, read int64
 	)
-	_, err := pgx.ForEachRow(rows, []any{raw(&id), &seq}, func() error {
-		w.streams[id] = seq
+	_, err := pgx.ForEachRow(rows, []any{raw(&id), &seq, &read}, func() error {
+		w.streams[id], w.reads[id] = seq, read
 		return nil
 	})
 	return err

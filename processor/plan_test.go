@@ -59,6 +59,7 @@ func TestLoadDoesNotGrowWithTheTables(t *testing.T) {
 		"delete_timers":     {`uuid[], uuid[], smallint[]`, []any{lows, highs, []int16{0}}},
 		"delete_sides":      {`uuid[], uuid[]`, []any{users, []uuid.UUID{pair.High, pair.Low}}},
 		"delete_nicknames":  {`uuid[], uuid[]`, []any{users, []uuid.UUID{pair.High, pair.Low}}},
+		"write_reads":       {`uuid[], bigint[]`, []any{[]uuid.UUID{a}, []int64{0}}},
 		"write_profiles": {`uuid[], text[], text[], text[], text[], text[], boolean[], text[], text[]`,
 			[]any{[]uuid.UUID{a}, []string{"Robin"}, nil, nil, nil, nil, nil, nil, nil}},
 	}

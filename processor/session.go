@@ -60,6 +60,7 @@ var statements = [...]struct{ name, sql string }{
 	{"delete_nicknames", deleteNicknamesSQL},
 	{"write_breakups", writeBreakupsSQL},
 	{"write_profiles", writeProfilesSQL},
+	{"write_reads", writeReadsSQL},
 	{"write_timers", writeTimersSQL},
 	{"delete_timers", deleteTimersSQL},
 	{"delete_published", deletePublishedSQL},

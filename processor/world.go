@@ -19,6 +19,7 @@ import (
 // them. Each command is decided on what the commands before it left.
 type world struct {
 	streams  map[uuid.UUID]int64 // of the users whose stream row is locked: the last sequence
+	reads    map[uuid.UUID]int64 // of the same users: the read mark
 	users    map[uuid.UUID]partner.User
 	pairs    map[partner.Pair]*pair
 	pending  map[uuid.UUID][]pendingRef
@@ -64,6 +65,7 @@ type changes struct {
 	nicknames    map[sideKey]partner.Nickname
 	profiles     map[uuid.UUID]partner.ProfilePatch
 	accounts     map[uuid.UUID]partner.AccountChange
+	reads        map[uuid.UUID]int64 // read marks that moved
 	timers       map[timerKey]timerRow
 	announced    map[timerKey]timerRow // of those that publish, perhaps on others' partitions
 	publications []partner.Timer       // done
@@ -133,7 +135,7 @@ func (r *restart) Error() string {
 
 func newWorld() *world {
 	return &world{
-		streams: map[uuid.UUID]int64{}, users: map[uuid.UUID]partner.User{}, pairs: map[partner.Pair]*pair{},
+		streams: map[uuid.UUID]int64{}, reads: map[uuid.UUID]int64{}, users: map[uuid.UUID]partner.User{}, pairs: map[partner.Pair]*pair{},
 		pending: map[uuid.UUID][]pendingRef{}, commands: map[uuid.UUID]string{}, lookedUp: map[uuid.UUID]struct{}{},
 		parked: map[partner.Pair]struct{}{}, wasActive: map[uuid.UUID][2]int16{},
 		userStates: map[uuid.UUID]userState{}, coupleStates: map[partner.Pair]coupleState{},
@@ -141,7 +143,7 @@ func newWorld() *world {
 			requests: map[uuid.UUID]partner.Request{}, partnerships: map[uuid.UUID]partner.Partnership{},
 			breakups: map[uuid.UUID]partner.Breakup{}, sides: map[sideKey]partner.Side{}, nicknames: map[sideKey]partner.Nickname{},
 			profiles: map[uuid.UUID]partner.ProfilePatch{}, accounts: map[uuid.UUID]partner.AccountChange{}, timers: map[timerKey]timerRow{},
-			announced: map[timerKey]timerRow{}, cuts: map[cutRow]struct{}{},
+			announced: map[timerKey]timerRow{}, reads: map[uuid.UUID]int64{}, cuts: map[cutRow]struct{}{},
 			streams: map[uuid.UUID]struct{}{}, eventSeqs: map[int]int64{},
 		},
 	}
@@ -173,7 +175,7 @@ func (w *world) sortPending(users []uuid.UUID) {
 // from the core's next state: it may know of more than the limit of one decision.
 func (w *world) user(id uuid.UUID) partner.User {
 	u := w.users[id]
-	u.ID = id
+	u.ID, u.LastSeq, u.ReadSeq = id, w.streams[id], w.reads[id]
 	refs := w.pending[id]
 	u.Pending = make([]partner.PendingRef, 0, min(len(refs), partner.PendingLimit))
 	u.PendingCut = len(refs) > partner.PendingLimit
@@ -324,6 +326,9 @@ func (w *world) keep(of partner.Pair, d partner.Decision) {
 	}
 	for _, a := range d.Accounts {
 		w.changes.accounts[a.UserID] = a
+	}
+	for _, r := range d.Reads {
+		w.reads[r.UserID], w.changes.reads[r.UserID] = r.Seq, r.Seq
 	}
 	if d.Next.Users == nil {
 		return // made without a state

@@ -112,6 +112,7 @@ func (b *batch) write(ctx context.Context, conn *pgx.Conn, c *changes) error {
 	if err := c.queueProfiles(q); err != nil {
 		return err
 	}
+	c.queueReads(q)
 	c.queueTimers(q)
 	c.queueActivity(q)
 	c.queueOutcomes(q)

@@ -262,6 +262,7 @@ func TestDomain(t *testing.T) {
 		"what is not told":   testNotTold,
 		"cooldowns":          testCooldowns,
 		"withdrawn":          testWithdrawn,
+		"read marks":         testReadMarks,
 		"reports, activity":  testReportsAndActivity,
 		"sync as everything": testSync,
 		"export":             testExport,
@@ -311,6 +312,44 @@ func testProfile(t *testing.T, w *town) {
 	}
 	if len(ben.inbox()) != heard {
 		t.Error("the partner hears of a new code")
+	}
+}
+
+func testReadMarks(t *testing.T, w *town) {
+	ana, ben := w.person(t, "Ana"), w.person(t, "Ben")
+	ben.ask(ana).want(200)
+	ana.call("PATCH", "/api/profile", map[string]any{"locale": "de"}).want(200) // one's own doing
+	badge := func(who *person) string {
+		t.Helper()
+		got := who.get("/api/notifications").want(200)
+		return fmt.Sprintf("%v of %v, %v unread", got.body["readSeq"], got.body["lastSeq"], got.body["unread"])
+	}
+	same(t, "before", "0 of 2, 1 unread", badge(ana))
+	mark := func(seq int) any {
+		t.Helper()
+		return ana.call("POST", "/api/notifications/read", map[string]any{"seq": seq}).want(200).body["result"].(map[string]any)["seq"]
+	}
+	if got := mark(1); got != 1.0 {
+		t.Errorf("the mark is at %v", got)
+	}
+	same(t, "read", "1 of 3, 0 unread", badge(ana))
+	if got := mark(0); got != 1.0 {
+		t.Errorf("the mark went to %v", got)
+	}
+	same(t, "nothing moved", "1 of 3, 0 unread", badge(ana))
+	same(t, "the sender", "0 of 1, 0 unread", badge(ben))
+	if kinds := ana.inbox(); kinds[2] != "inbox.read" {
+		t.Errorf("Ana's inbox: %v", kinds)
+	}
+	got := ana.call("POST", "/api/notifications/read", map[string]any{"seq": 1 << 40}).want(200)
+	if ana.get("/api/commands/"+got.text("commandId")).want(200).text("type") != "notifications.read" {
+		t.Errorf("%s", got)
+	}
+	same(t, "all of it", "3 of 4, 0 unread", badge(ana))
+	for _, a := range ana.get("/api/activity").want(200).list("activity") {
+		if a["action"] == "notifications.read" {
+			t.Errorf("reading is logged: %v", a)
+		}
 	}
 }
 

@@ -587,7 +587,7 @@ type AppliedCommand struct {
 	// Accept: `requestId`, `partnershipId`, `startedAt`, `restored`. Reject and cancel: `requestId`, `status`.
 	// Remove: `partnershipId`, `endedAt`, `restorableUntil`. Breakup: `breakupId`, `partnershipId`, `status`,
 	// with `expiresAt` while it is pending, with `endedAt`, `restorableUntil` when it ended the partnership.
-	// New partner code: `partnerCode`. All others: `status`.
+	// New partner code: `partnerCode`. Read: `seq`, the read mark. All others: `status`.
 	Result Result `json:"result"`
 
 	// Seq The issuer's inbox sequence of the command's last event.
@@ -660,7 +660,7 @@ type Command struct {
 	// Accept: `requestId`, `partnershipId`, `startedAt`, `restored`. Reject and cancel: `requestId`, `status`.
 	// Remove: `partnershipId`, `endedAt`, `restorableUntil`. Breakup: `breakupId`, `partnershipId`, `status`,
 	// with `expiresAt` while it is pending, with `endedAt`, `restorableUntil` when it ended the partnership.
-	// New partner code: `partnerCode`. All others: `status`.
+	// New partner code: `partnerCode`. Read: `seq`, the read mark. All others: `status`.
 	Result *Result       `json:"result,omitempty"`
 	Status CommandStatus `json:"status"`
 
@@ -936,6 +936,9 @@ type NotificationList struct {
 
 	// LastSeq The head of the inbox; more to fetch while the last event's `seq` is below it.
 	LastSeq int64 `json:"lastSeq"`
+
+	// ReadSeq The read mark.
+	ReadSeq int64 `json:"readSeq"`
 	Unread  int64 `json:"unread"`
 }
 
@@ -1151,6 +1154,11 @@ type ProfileUpdate struct {
 	Timezone *string `json:"timezone,omitempty"`
 }
 
+// ReadMark defines model for ReadMark.
+type ReadMark struct {
+	Seq int64 `json:"seq"`
+}
+
 // Readiness defines model for Readiness.
 type Readiness struct {
 	Ready bool `json:"ready"`
@@ -1227,7 +1235,7 @@ type RestorableList struct {
 // Accept: `requestId`, `partnershipId`, `startedAt`, `restored`. Reject and cancel: `requestId`, `status`.
 // Remove: `partnershipId`, `endedAt`, `restorableUntil`. Breakup: `breakupId`, `partnershipId`, `status`,
 // with `expiresAt` while it is pending, with `endedAt`, `restorableUntil` when it ended the partnership.
-// New partner code: `partnerCode`. All others: `status`.
+// New partner code: `partnerCode`. Read: `seq`, the read mark. All others: `status`.
 type Result = Raw
 
 // SendRequest Exactly one of `toUserId` and `partnerCode` says whom to ask.
@@ -1302,12 +1310,18 @@ type Snapshot struct {
 	Preferences Preferences   `json:"preferences"`
 	Profile     Profile       `json:"profile"`
 
+	// ReadSeq The read mark.
+	ReadSeq int64 `json:"readSeq"`
+
 	// Requests The pending ones, newest first, 200 at most.
 	Requests []PartnerRequest `json:"requests"`
 
 	// Seq A sequence in one's own inbox.
 	Seq   Seq       `json:"seq"`
 	Slots SlotCount `json:"slots"`
+
+	// Unread As in `GET /api/notifications`.
+	Unread int64 `json:"unread"`
 }
 
 // ThemeEntries What a custom theme is made of; at most 20 entries of at most 40 characters.
@@ -1589,6 +1603,15 @@ type ListNotificationsParams struct {
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ReadNotificationsParams defines parameters for ReadNotifications.
+type ReadNotificationsParams struct {
+	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Up to 255 printable ASCII characters; the caller's own, per user, method and path.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // UpdateProfileParams defines parameters for UpdateProfile.
 type UpdateProfileParams struct {
 	// Prefer `wait=N` waits up to N seconds, 10 at most, for the outcome (RFC 7240).
@@ -1642,6 +1665,9 @@ type AcceptRequestJSONRequestBody = AcceptRequest
 
 // SetNicknameJSONRequestBody defines body for SetNickname for application/json ContentType.
 type SetNicknameJSONRequestBody = NicknameChange
+
+// ReadNotificationsJSONRequestBody defines body for ReadNotifications for application/json ContentType.
+type ReadNotificationsJSONRequestBody = ReadMark
 
 // UpdateProfileJSONRequestBody defines body for UpdateProfile for application/json ContentType.
 type UpdateProfileJSONRequestBody = ProfileUpdate
@@ -1792,6 +1818,9 @@ type ServerInterface interface {
 	// ListNotifications One's inbox after a sequence
 	// (GET /api/notifications)
 	ListNotifications(w http.ResponseWriter, r *http.Request, params ListNotificationsParams)
+	// ReadNotifications Mark the inbox as read up to a sequence
+	// (POST /api/notifications/read)
+	ReadNotifications(w http.ResponseWriter, r *http.Request, params ReadNotificationsParams)
 	// ShowUser An account
 	// (GET /api/ops/users/{id})
 	ShowUser(w http.ResponseWriter, r *http.Request, id Id)
@@ -3700,6 +3729,66 @@ func (siw *ServerInterfaceWrapper) ListNotifications(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// ReadNotifications operation middleware
+func (siw *ServerInterfaceWrapper) ReadNotifications(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReadNotificationsParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
+
+	}
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReadNotifications(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ShowUser operation middleware
 func (siw *ServerInterfaceWrapper) ShowUser(w http.ResponseWriter, r *http.Request) {
 
@@ -4160,6 +4249,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/commands/{id}", wrapper.GetCommand).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/notifications", wrapper.ListNotifications).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/notifications/read", wrapper.ReadNotifications).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/devices", wrapper.ListDevices).Methods(http.MethodGet)
 
@@ -7181,6 +7272,91 @@ func (response ListNotificationsdefaultApplicationProblemPlusJSONResponse) Visit
 	return err
 }
 
+type ReadNotificationsRequestObject struct {
+	Params ReadNotificationsParams
+	Body   *ReadNotificationsJSONRequestBody
+}
+
+type ReadNotificationsResponseObject interface {
+	VisitReadNotificationsResponse(w http.ResponseWriter) error
+}
+
+type ReadNotifications200JSONResponse struct{ AppliedJSONResponse }
+
+func (response ReadNotifications200JSONResponse) VisitReadNotificationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadNotifications202JSONResponse struct{ AcceptedJSONResponse }
+
+func (response ReadNotifications202JSONResponse) VisitReadNotificationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.Location != nil {
+		w.Header().Set("Location", fmt.Sprint(*response.Headers.Location))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadNotificationsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ReadNotificationsdefaultApplicationProblemPlusJSONResponse) VisitReadNotificationsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ShowUserRequestObject struct {
 	Id Id `json:"id"`
 }
@@ -8016,6 +8192,9 @@ type StrictServerInterface interface {
 	// ListNotifications One's inbox after a sequence
 	// (GET /api/notifications)
 	ListNotifications(ctx context.Context, request ListNotificationsRequestObject) (ListNotificationsResponseObject, error)
+	// ReadNotifications Mark the inbox as read up to a sequence
+	// (POST /api/notifications/read)
+	ReadNotifications(ctx context.Context, request ReadNotificationsRequestObject) (ReadNotificationsResponseObject, error)
 	// ShowUser An account
 	// (GET /api/ops/users/{id})
 	ShowUser(ctx context.Context, request ShowUserRequestObject) (ShowUserResponseObject, error)
@@ -9380,6 +9559,39 @@ func (sh *strictHandler) ListNotifications(w http.ResponseWriter, r *http.Reques
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListNotificationsResponseObject); ok {
 		if err := validResponse.VisitListNotificationsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ReadNotifications operation middleware
+func (sh *strictHandler) ReadNotifications(w http.ResponseWriter, r *http.Request, params ReadNotificationsParams) {
+	var request ReadNotificationsRequestObject
+
+	request.Params = params
+
+	var body ReadNotificationsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ReadNotifications(ctx, request.(ReadNotificationsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReadNotifications")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReadNotificationsResponseObject); ok {
+		if err := validResponse.VisitReadNotificationsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

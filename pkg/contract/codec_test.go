@@ -69,6 +69,9 @@ func commands() map[string]partner.Command {
 		"account-delete": with(base(partner.DeleteAccount, 28), func(c *partner.Command) {
 			c.Pair = partner.PairOf(id(1), id(1))
 		}),
+		"notifications-read": with(base(partner.ReadInbox, 32), func(c *partner.Command) {
+			c.Pair, c.ReadSeq = partner.PairOf(id(1), id(1)), 42
+		}),
 		"pair-close": with(base(partner.ClosePair, 29), func(c *partner.Command) { c.Cause, c.More = id(40), true }),
 		"account-erase": with(base(partner.EraseAccount, 31), func(c *partner.Command) {
 			c.Pair, c.Cause = partner.PairOf(id(1), id(1)), id(40)

@@ -34,6 +34,7 @@ type commandJSON struct {
 	Device        string `json:"device,omitempty"`
 
 	Profile *partner.ProfilePatch `json:"profile,omitempty"`
+	ReadSeq int64                 `json:"readSeq,omitempty"`
 }
 
 // envelopeJSON is the part of a command that every version has: decoded alone only when
@@ -75,6 +76,7 @@ func EncodeCommand(t Topics, partitions int, cmd partner.Command, traceparent st
 		Address:       cmd.Address,
 		Device:        cmd.Device,
 		Profile:       cmd.Profile,
+		ReadSeq:       cmd.ReadSeq,
 	}
 	value, err := json.Marshal(data)
 	if err != nil {
@@ -164,6 +166,7 @@ func commandOf(env Envelope, data commandJSON) (partner.Command, error) {
 		ID: env.ID, Type: kind, Issuer: env.Issuer, Pair: env.Pair,
 		Message: data.Message, Reason: data.Reason, Fresh: data.Fresh, Quiet: data.Quiet, More: data.More,
 		Nickname: data.Nickname, Address: data.Address, Device: data.Device, Profile: data.Profile,
+		ReadSeq: data.ReadSeq,
 	}
 	var err error
 	if cmd.AcceptedAt, err = parseTime("acceptedAt", data.AcceptedAt); err != nil {
@@ -228,6 +231,8 @@ func checkFields(cmd partner.Command) error {
 		return needs(cmd.Pair.Solo() && cmd.Profile != nil && cmd.Profile.PartnerCode != nil &&
 			*cmd.Profile == (partner.ProfilePatch{PartnerCode: cmd.Profile.PartnerCode}),
 			"the partner code is missing or not alone, or the pair is two users")
+	case partner.ReadInbox:
+		return needs(cmd.Pair.Solo() && cmd.ReadSeq >= 0, "readSeq is negative, or the pair is two users")
 	case partner.DeleteAccount:
 		return needs(cmd.Pair.Solo(), "the pair is two users")
 	case partner.Supersede:

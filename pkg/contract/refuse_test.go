@@ -30,6 +30,8 @@ func TestEncodeCommandRefusesWhatNobodyReads(t *testing.T) {
 		"no partner code":                   {"partner-code-change", func(c *partner.Command) { c.Profile = &partner.ProfilePatch{} }},
 		"more than a partner code":          {"partner-code-change", func(c *partner.Command) { c.Profile = &partner.ProfilePatch{PartnerCode: new("7"), Locale: new("en")} }},
 		"the deletion of two":               {"account-delete", couple},
+		"an inbox of two":                   {"notifications-read", couple},
+		"a mark before the beginning":       {"notifications-read", func(c *partner.Command) { c.ReadSeq = -1 }},
 		"a user who closes pairs":           {"pair-close", func(c *partner.Command) { c.Cause = uuid.Nil }},
 		"a pair of one closed":              {"pair-close", solo},
 		"a user who erases":                 {"account-erase", func(c *partner.Command) { c.Cause = uuid.Nil }},

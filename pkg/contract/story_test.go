@@ -103,6 +103,10 @@ func story(t testing.TB) map[string]contract.Event {
 	do(hour, partner.Command{Type: partner.AcceptBreakup, Issuer: high, BreakupID: breakup()})
 	do(hour, partner.Command{Type: partner.Forfeit, Issuer: high, PartnershipID: st.Pair.Partnership.ID})
 	do(hour, partner.Command{Type: partner.Block, Issuer: high})
+	reader := st.Users[low]
+	reader.LastSeq = 12
+	st.Users[low] = reader
+	do(hour, partner.Command{Type: partner.ReadInbox, Issuer: low, Pair: partner.PairOf(low, low), ReadSeq: 9})
 	do(hour, partner.Command{Type: partner.DeleteAccount, Issuer: low, Pair: partner.PairOf(low, low)})
 	return events
 }

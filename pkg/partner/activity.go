@@ -25,7 +25,7 @@ type Activity struct {
 // logActivity notes what a user did, also when it was refused. What follows from it, and
 // what time does, is nobody's action.
 func (t *turn) logActivity(outcome Outcome) {
-	if t.cmd.FollowUp() {
+	if t.cmd.FollowUp() || t.cmd.Type == ReadInbox { // up to where somebody has read is nobody's business
 		return
 	}
 	a := Activity{Actor: t.cmd.Issuer, Action: t.cmd.Type.String(), Severity: t.cmd.Type.severity(), Code: outcome.Code}

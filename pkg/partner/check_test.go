@@ -259,7 +259,8 @@ func (w *world) checkNext(c partner.Command, d partner.Decision) error {
 	loaded := w.load(c)
 	for id, u := range loaded.Users {
 		n := d.Next.Users[id]
-		if !slices.Equal(n.Occupied, u.Occupied) || !slices.Equal(n.Pending, u.Pending) || n.Status != u.Status {
+		if !slices.Equal(n.Occupied, u.Occupied) || !slices.Equal(n.Pending, u.Pending) || n.Status != u.Status ||
+			n.ReadSeq != u.ReadSeq {
 			return fmt.Errorf("next of %s is %+v, loading it gives %+v", id, n, u)
 		}
 	}
@@ -293,6 +294,17 @@ func sidesOf(p partner.PairState) [2]partner.Side {
 		}
 	}
 	return sides
+}
+
+// checkReads: only its owner moves a read mark, never down and never beyond what there is.
+func (w *world) checkReads(c partner.Command, d partner.Decision) error {
+	for _, r := range d.Reads {
+		u := w.accounts[r.UserID]
+		if r.UserID != c.Issuer || c.Type != partner.ReadInbox || r.Seq <= u.ReadSeq || r.Seq > u.LastSeq || r.Seq > c.ReadSeq {
+			return fmt.Errorf("%s moved a read mark from %d to %d of %d: %+v", c.Type, u.ReadSeq, r.Seq, u.LastSeq, r)
+		}
+	}
+	return nil
 }
 
 // drained: with all follow-ups done, nobody without a vacant slot has a pending request.

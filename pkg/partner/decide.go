@@ -94,6 +94,8 @@ func (t *turn) run() Outcome {
 		return t.closePair()
 	case EraseAccount:
 		return t.eraseAccount()
+	case ReadInbox:
+		return t.readInbox()
 	default:
 		return t.reject(CodeNotFound)
 	}

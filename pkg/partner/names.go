@@ -28,6 +28,7 @@ var commandNames = [...]string{
 	DeleteAccount:   "account.delete",
 	ClosePair:       "pair.close",
 	EraseAccount:    "account.erase",
+	ReadInbox:       "notifications.read",
 }
 
 var eventNames = [...]string{
@@ -51,6 +52,7 @@ var eventNames = [...]string{
 	EventProfileUpdated:      "profile.updated",
 	EventBlockChanged:        "block.changed",
 	EventAccountDeleted:      "account.deleted",
+	EventInboxRead:           "inbox.read",
 }
 
 var breakupStatusNames = [...]string{

@@ -98,6 +98,8 @@ const (
 	DeleteAccount CommandType = 19 // on user:user
 	ClosePair     CommandType = 20 // follow-up: end all that a deleted user has with another
 	EraseAccount  CommandType = 21 // follow-up, on user:user: erase, once all pairs are closed
+
+	ReadInbox CommandType = 22 // on user:user, move the read mark up
 )
 
 // Command is what a user, or a decision before it, asks for.
@@ -124,6 +126,7 @@ type Command struct {
 	// Profile is what UpdateProfile changes; of ChangeCode the new partner code, which
 	// ingest draws: nothing random is made here.
 	Profile *ProfilePatch
+	ReadSeq int64 // ReadInbox: the inbox sequence up to which the issuer has read
 
 	// Address and Device tell where a user's command came from. They are for the activity
 	// log alone, and no decision depends on them.
@@ -185,6 +188,9 @@ type User struct {
 	// or nickname of either direction. In ascending order, at most PendingLimit of them,
 	// with what the batch has changed so far. Loaded only for DeleteAccount and EraseAccount.
 	Counterparts []uuid.UUID
+	// LastSeq is the last sequence of the user's inbox before this decision, and ReadSeq the
+	// read mark, never above it. Only ReadInbox looks at them; Decide leaves LastSeq as it is.
+	LastSeq, ReadSeq int64
 }
 
 // PendingLimit bounds User.Pending: one decision supersedes at most as many requests
@@ -307,6 +313,7 @@ const (
 	EventProfileUpdated      EventType = 18 // one to the user, and one to each current partner
 	EventBlockChanged        EventType = 19 // to the blocker
 	EventAccountDeleted      EventType = 20 // to the deleted user's own sessions
+	EventInboxRead           EventType = 21 // to the reader's own devices
 )
 
 // Event is what became true for one audience.
@@ -349,6 +356,7 @@ type EventData struct {
 	UserID          *uuid.UUID  `json:"userId,omitempty"` // whom it is about
 	Blocked         *bool       `json:"blocked,omitempty"`
 	Fields          []string    `json:"fields,omitempty"` // of the profile, by their names in the API
+	ReadSeq         *int64      `json:"seq,omitempty"`    // the read mark
 	Code            Code        `json:"code,omitempty"`
 	Command         string      `json:"command,omitempty"` // the rejected or applied command's type
 }
@@ -376,6 +384,7 @@ type Result struct {
 	BreakupID       *uuid.UUID `json:"breakupId,omitempty"`
 	ExpiresAt       *time.Time `json:"expiresAt,omitempty"`
 	PartnerCode     string     `json:"partnerCode,omitempty"`
+	ReadSeq         *int64     `json:"seq,omitempty"`
 }
 
 // Decision is all that one command changes. The shell writes it in one transaction.
@@ -391,12 +400,13 @@ type Decision struct {
 	Nicknames []Nickname    // rows to upsert, or to delete when the text is empty
 	Profiles  []ProfileChange
 	Accounts  []AccountChange
+	Reads     []ReadMark
 	Timers    []Timer // rows to upsert by pair and kind; to delete when Due is zero
 	// Cuts are made at the inbox heads as they were before this decision's own Events, which
 	// they never touch. The stream rows of recipient and origin have to be locked.
 	Cuts []Cut
 	// Activity is one entry of the activity log for each command of a user; none for
-	// follow-ups and timers. Address and Device are the command's.
+	// ReadInbox, follow-ups and timers. Address and Device are the command's.
 	Activity []Activity
 	// Next is the state after: the next command of the batch starts from it. It holds the
 	// pair and every user of the state before, changed or not. Empty in a Decision that

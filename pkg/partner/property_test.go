@@ -40,7 +40,7 @@ func histories() *rapid.Generator[history] {
 				"send", "send", "send", "send again", "send again", "accept", "accept", "accept", "decline", "cancel", "remove", "remove",
 				"follow up", "follow up", "status", "self",
 				"ask", "ask", "accept breakup", "decline breakup", "withdraw", "withdraw", "block", "unblock", "nickname", "nickname", "clear",
-				"profile", "code", "forfeit", "delete", "timer", "timer", "decline", "decline", "cancel", "pester",
+				"profile", "code", "forfeit", "delete", "timer", "timer", "decline", "decline", "cancel", "pester", "read",
 			}).Draw(t, "kind"),
 			A: rapid.IntRange(0, 5).Draw(t, "a"), B: rapid.IntRange(0, 5).Draw(t, "b"), Pick: rapid.IntRange(0, 7).Draw(t, "pick"),
 			Wait: rapid.SampledFrom([]time.Duration{
@@ -164,6 +164,8 @@ func (w *world) step(s step, commandID uuid.UUID) error {
 		}
 	case "code":
 		cmd.Type, cmd.Pair, cmd.Profile = partner.ChangeCode, partner.PairOf(a, a), &partner.ProfilePatch{PartnerCode: new("0123456789")}
+	case "read":
+		cmd.Type, cmd.Pair, cmd.ReadSeq = partner.ReadInbox, partner.PairOf(a, a), int64(s.Pick*3)
 	case "delete":
 		if s.Pick > 0 { // seldom: it leads nowhere
 			return nil

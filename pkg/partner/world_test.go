@@ -20,7 +20,7 @@ import (
 type world struct {
 	decide       func(partner.Limits, partner.State, partner.Command) partner.Decision
 	limits       partner.Limits
-	accounts     map[uuid.UUID]partner.User // status and slots only
+	accounts     map[uuid.UUID]partner.User // status, slots and the inbox's two ends
 	requests     map[uuid.UUID]partner.Request
 	partnerships map[uuid.UUID]partner.Partnership
 	order        []uuid.UUID // of the requests, as they were made
@@ -174,7 +174,7 @@ func (w *world) loadBatch(c partner.Command) partner.State {
 	st := partner.State{Pair: fresh.Pair, Users: map[uuid.UUID]partner.User{}}
 	for id, u := range fresh.Users {
 		if kept, ok := w.batchUsers[id]; ok {
-			kept.Counterparts = u.Counterparts
+			kept.Counterparts, kept.LastSeq = u.Counterparts, u.LastSeq
 			u = kept
 		}
 		st.Users[id] = u
@@ -226,6 +226,9 @@ func (w *world) run(c partner.Command) (partner.Decision, error) {
 	if err := w.checkRules(st, c, d); err != nil {
 		return d, err
 	}
+	if err := w.checkReads(c, d); err != nil {
+		return d, err
+	}
 	w.write(d)
 	w.tell(c, d)
 	w.past.note(c, d)
@@ -269,6 +272,18 @@ func (w *world) write(d partner.Decision) {
 		u.Status = a.Status
 		w.accounts[a.UserID] = u
 		w.erased[a.UserID] = w.erased[a.UserID] || a.Erase
+	}
+	for _, e := range d.Events {
+		for _, to := range e.Recipients {
+			u := w.accounts[to]
+			u.LastSeq++
+			w.accounts[to] = u
+		}
+	}
+	for _, r := range d.Reads {
+		u := w.accounts[r.UserID]
+		u.ReadSeq = r.Seq
+		w.accounts[r.UserID] = u
 	}
 	for _, t := range d.Timers {
 		if w.timers[timerKey{t.Pair, t.Kind}] = t; t.Due.IsZero() {
@@ -323,6 +338,6 @@ func (w *world) fire(pick int) error {
 func written(d partner.Decision) []any {
 	return []any{
 		d.Now, d.Outcome, d.Events, d.FollowUps, d.Requests, d.Partners, d.Breakups, d.Sides, d.Nicknames, d.Profiles, d.Accounts,
-		d.Timers, d.Cuts, d.Activity,
+		d.Timers, d.Cuts, d.Activity, d.Reads,
 	}
 }

@@ -223,6 +223,47 @@ func (a *contractOf) resume(t *testing.T) {
 	wantClose(t, conn, 4004)
 }
 
+// What is read on one device is read on all: the others hear how far, and the badge is empty.
+func (a *contractOf) readMarks(t *testing.T) {
+	t.Parallel()
+	c := a.people(t, "ana", "ben")
+	const read = "POST /api/notifications/read"
+	wait := "Prefer: wait=10"
+	a.run(t, c, []step{
+		{as: "ben", call: "POST /api/enhanced-partners/request", body: `{"toUserId":"{ana}"}`, header: wait, status: 200, save: "req=requestId"},
+		{as: "ana", call: "GET /api/notifications", status: 200, shape: `{"lastSeq":"=1","readSeq":"=0","unread":"=1"}`},
+	})
+	var devices []*websocket.Conn
+	for range 2 {
+		conn, _, err := a.dial(t.Context(), http.Header{"Authorization": {"Bearer " + c["ana.token"]}}, "bondmate.v1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		if err := conn.WriteMessage(websocket.TextMessage, []byte(`{"op":"hello","after":0}`)); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, conn, c, readyShape, `{"op":"=event","seq":"=1","type":"=request.received"}`)
+		devices = append(devices, conn)
+	}
+	applied := func(mark int) string { return fmt.Sprintf(`{"status":"=applied","result":{"seq":"=%d"}}`, mark) }
+	a.run(t, c, []step{
+		{as: "ana", call: read, body: `{"seq":1}`, header: wait, status: 200, shape: applied(1)},
+		{as: "ana", call: "GET /api/notifications", status: 200, shape: `{"lastSeq":"=2","readSeq":"=1","unread":"=0"}`},
+		{as: "ana", call: "GET /api/sync", status: 200, shape: `{"seq":"=2","readSeq":"=1","unread":"=0"}`},
+		{as: "ana", call: read, body: `{"seq":0}`, header: wait, status: 200, shape: applied(1)},
+		{as: "ana", call: read, body: `{"seq":1}`, header: wait, status: 200, shape: applied(1)},
+		{as: "ana", call: read, body: `{"seq":99}`, header: wait, status: 200, shape: applied(2)},
+		{as: "ben", call: "DELETE /api/enhanced-partners/request/{req}", header: wait, status: 200},
+	})
+	for _, conn := range devices {
+		expect(t, conn, c,
+			`{"op":"=event","seq":"=2","id":"uuid","type":"=inbox.read","time":"time","data":{"seq":"=1"}}`,
+			`{"op":"=event","seq":"=3","type":"=inbox.read","data":{"seq":"=2"}}`,
+			`{"op":"=event","seq":"=4","type":"=request.cancelled"}`)
+	}
+}
+
 // A push comes to the one who was asked, discreet and after its grace; a quiet leave makes
 // none, and takes back what was not sent yet.
 func (a *contractOf) pushes(t *testing.T) {

@@ -33,6 +33,7 @@ func TestContract(t *testing.T) {
 		t.Run("handshakes", a.handshakes)
 		t.Run("sockets", a.sockets)
 		t.Run("resume", a.resume)
+		t.Run("read marks", a.readMarks)
 		t.Run("pushes", a.pushes)
 	})
 	t.Run("metrics", a.metrics)
@@ -185,7 +186,7 @@ const (
 	requestShape = `{"id":"uuid","direction":"=incoming|=outgoing","user":` + personShape + `,"message?":"text","status":"text",
 		"createdAt":"time","expiresAt":"time","resolvedAt?":"time"}`
 	requestsShape = `{"requests":[` + requestShape + `],"nextCursor":"text|null"}`
-	eventsShape   = `{"events":[{"seq":"int","id":"uuid","type":"text","time":"time","data":{}}],"lastSeq":"int","unread":"int","epoch":"text"}`
+	eventsShape   = `{"events":[{"seq":"int","id":"uuid","type":"text","time":"time","data":{}}],"lastSeq":"int","readSeq":"int","unread":"int","epoch":"text"}`
 )
 
 // Every read answers its shape, and HEAD the same without a body; what is not there yet is
@@ -203,7 +204,7 @@ func (a *contractOf) reads(t *testing.T) {
 			"redis":{"status":"=disabled"},"memory":{"status":"=healthy"}}}`,
 		"/.well-known/jwks.json": `{"keys":[{"kty":"=RSA","use":"=sig","alg":"=RS256","kid":"text","n":"text","e":"text"}]}`,
 		"/api/profile":           profileShape,
-		"/api/sync": `{"seq":"int","epoch":"text","profile":` + profileShape + `,"partners":[],"requests":[` + requestShape + `],
+		"/api/sync": `{"seq":"int","epoch":"text","readSeq":"int","unread":"int","profile":` + profileShape + `,"partners":[],"requests":[` + requestShape + `],
 			"breakup":"null","slots":{"total":"=1","occupied":"=0","vacant":"=1"},"preferences":{"preview":"=discreet"}}`,
 		"/api/enhanced-partners/search?code={ana.code}": `{"user":{"id":"={ana}","displayName":"text"}}`,
 		"/api/enhanced-partners/requests":               requestsShape,
@@ -226,7 +227,7 @@ func (a *contractOf) reads(t *testing.T) {
 	}
 	for _, call := range []string{
 		"GET /nothing", "GET /api", "GET /api/profile/", "GET //api/profile", "GET /api/realtime/more", "GET /demo/nothing",
-		"GET /api/notifications/preferences", "POST /api/notifications/read",
+		"GET /api/notifications/preferences",
 		"POST /api/auth/firebase", "GET /api/monitoring/health", "GET /ops", "GET /metrics",
 	} {
 		a.run(t, c, []step{{as: "ana", call: call, status: 404, code: "not_found"}})
@@ -259,6 +260,8 @@ func (a *contractOf) refusals(t *testing.T) {
 		invalid(send, `{"toUserId":"{ben}","message":"`+strings.Repeat("é", 501)+`"}`, "/message"),
 		invalid("POST /api/auth/register", `{}`, "/email /password /displayName"),
 		invalid("POST /api/devices", `{"kind":"fax","token":"t","platform":"ios"}`, "/kind"),
+		invalid("POST /api/notifications/read", `{"seq":-1}`, "/seq"),
+		invalid("POST /api/notifications/read", `{}`, "/seq"),
 		invalid(remove, `{"quiet":1}`, "/quiet"),
 		invalid("DELETE /api/enhanced-partners/remove?quiet=perhaps", ``, "quiet"),
 		invalid(list+"?limit=101", ``, "limit"),

@@ -16,6 +16,7 @@ const TEXTS = {
   "partnership.archived": "Partnership archived",
   "slot.vacated": "A slot is free",
   "command.rejected": "Rejected",
+  "inbox.read": "Read on another device",
   withdrawn: "Withdrawn",
 };
 
