@@ -24,6 +24,7 @@ import (
 // against the OpenAPI document.
 type town struct {
 	url    string
+	dir    string // its DATA_DIR
 	router routers.Router
 }
 
@@ -38,7 +39,8 @@ func newTown(t *testing.T, environ ...string) *town {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &town{url: startAll(t, t.TempDir(), environ...).url, router: router}
+	dir := t.TempDir()
+	return &town{url: startAll(t, dir, environ...).url, dir: dir, router: router}
 }
 
 // person is somebody with an account and a session.
@@ -111,8 +113,20 @@ func (p *person) inbox() []string {
 // call calls, and waits for the outcome of a command.
 func (p *person) call(method, path string, body any) reply {
 	p.t.Helper()
+	if method == http.MethodGet {
+		return p.callWith(method, path, body, nil)
+	}
+	return p.callWith(method, path, body, http.Header{"Prefer": {"wait=10"}})
+}
+
+// callWith calls with these headers beside the usual ones. A body that is a string is sent
+// as it is.
+func (p *person) callWith(method, path string, body any, header http.Header) reply {
+	p.t.Helper()
 	var reader io.Reader
-	if body != nil {
+	if text, ok := body.(string); ok {
+		reader = strings.NewReader(text)
+	} else if body != nil {
 		data, err := json.Marshal(body)
 		if err != nil {
 			p.t.Fatal(err)
@@ -131,8 +145,8 @@ func (p *person) call(method, path string, body any) reply {
 	if p.token != "" {
 		req.Header.Set("Authorization", "Bearer "+p.token)
 	}
-	if method != http.MethodGet {
-		req.Header.Set("Prefer", "wait=10")
+	for name, values := range header {
+		req.Header[name] = values
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -153,13 +167,20 @@ func (p *person) call(method, path string, body any) reply {
 	return r
 }
 
-// validate holds an answer against the document.
+// validate holds an answer against the document: its shape, and that the code of a problem
+// is one that the document has for the operation or for all of them.
 func (w *town) validate(req *http.Request, r reply) {
 	r.t.Helper()
 	route, params, err := w.router.FindRoute(req)
 	if err != nil {
-		r.t.Errorf("%s: not in the document: %v", r, err)
+		if r.status != http.StatusMethodNotAllowed && r.status != http.StatusNotFound {
+			r.t.Errorf("%s: not in the document: %v", r, err)
+		}
 		return
+	}
+	if code := "`" + r.text("code") + "`"; r.status >= 400 &&
+		!strings.Contains(route.Operation.Description, code) && !strings.Contains(route.Spec.Info.Description, code) {
+		r.t.Errorf("%s: the document does not say that %s can be answered with %s", r, route.Operation.OperationID, code)
 	}
 	err = openapi3filter.ValidateResponse(req.Context(), &openapi3filter.ResponseValidationInput{
 		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: req, PathParams: params, Route: route},
