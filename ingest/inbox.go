@@ -37,6 +37,14 @@ type inboxState struct {
 	unread             int64
 }
 
+// gone is the last sequence that is kept no longer.
+func (s inboxState) gone() int64 {
+	if s.oldest == 0 {
+		return s.last
+	}
+	return s.oldest - 1
+}
+
 func loadInboxState(ctx context.Context, q querier, user uuid.UUID) (inboxState, error) {
 	var kinds []int16
 	for _, kind := range partner.EventTypes() {
@@ -66,10 +74,6 @@ const kindWithdrawn = "withdrawn"
 // without a gap, or it answers resync.
 func (s *Server) ListNotifications(ctx context.Context, req api.ListNotificationsRequestObject) (api.ListNotificationsResponseObject, error) {
 	user := exchangeOf(ctx).caller.UserID
-	var after int64
-	if req.Params.After != nil {
-		after = *req.Params.After
-	}
 	limit := defaultPage
 	if req.Params.Limit != nil {
 		limit = *req.Params.Limit
@@ -83,10 +87,14 @@ func (s *Server) ListNotifications(ctx context.Context, req api.ListNotification
 		if other := req.Params.Epoch; other != nil && *other != state.epoch {
 			return resync("The history has another epoch.")
 		}
+		after := state.gone() // without a place: all that is kept
+		if req.Params.After != nil {
+			after = *req.Params.After
+		}
 		if after > state.last {
 			return resync("The history is shorter than that.")
 		}
-		if after < state.last && (state.oldest == 0 || after+1 < state.oldest) {
+		if after < state.gone() {
 			return resync("That part of the history is gone.")
 		}
 		events, err := listNotifications(ctx, tx, user, after, limit)

@@ -189,6 +189,18 @@ func TestNotifications(t *testing.T) {
 	if got := ana.get("/api/notifications?after=2"); len(got.body["events"].([]any)) != 1 {
 		t.Errorf("what is left: %s", got.raw)
 	}
+	// Without a place it is all that is kept, and what is kept no longer is not unread.
+	_, err = w.pool.Exec(t.Context(), `DELETE FROM acks`)
+	must(t, err)
+	if got := ana.get("/api/notifications"); len(got.body["events"].([]any)) != 1 || got.body["unread"] != 1.0 {
+		t.Errorf("all that is kept: %s", got.raw)
+	}
+	_, err = w.pool.Exec(t.Context(), `DELETE FROM inbox`)
+	must(t, err)
+	if got := ana.get("/api/notifications"); len(got.body["events"].([]any)) != 0 || got.body["unread"] != 0.0 || got.body["lastSeq"] != 3.0 {
+		t.Errorf("nothing is kept: %s", got.raw)
+	}
+	wantProblem(t, ana.get("/api/notifications?after=2"), 409, "resync")
 }
 
 func TestAccountsRoutes(t *testing.T) {

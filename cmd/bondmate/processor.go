@@ -10,6 +10,7 @@ import (
 	"github.com/bondmate/backend/pkg/partner"
 	"github.com/bondmate/backend/pkg/service"
 	"github.com/bondmate/backend/processor"
+	"github.com/bondmate/backend/processor/retention"
 )
 
 func processorCommand(term terminal) *cobra.Command {
@@ -48,7 +49,16 @@ func (p *process) addProcessor(on servers) error {
 	if err != nil {
 		return err
 	}
+	sweeper, err := retention.New(retention.Config{
+		Pool:     on.pool,
+		Keep:     retention.Keep{Events: p.cfg.RetentionEvents, Commands: p.cfg.RetentionCommands, Pushes: p.cfg.RetentionPushes},
+		Interval: p.cfg.RetentionInterval, Clock: time.Now, Log: p.log.With("role", "processor"), Registerer: p.registry,
+	})
+	if err != nil {
+		return err
+	}
 	p.group.Add(service.Member{Name: "processor", Phase: service.Work, Run: proc.Run})
+	p.group.Add(service.Member{Name: "retention", Phase: service.Work, Run: sweeper.Run})
 	return nil
 }
 

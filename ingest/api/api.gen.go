@@ -1590,7 +1590,7 @@ type ClearNicknameParams struct {
 
 // ListNotificationsParams defines parameters for ListNotifications.
 type ListNotificationsParams struct {
-	// After The last sequence that the client has; 0 for the beginning.
+	// After The last sequence that the client has. Without it the answer begins with the oldest event that is kept (90 days); what is older answers `resync`.
 	After *int64 `form:"after,omitempty" json:"after,omitempty"`
 
 	// Epoch The history that `after` counts in.

@@ -99,6 +99,12 @@ func (c Config) check() []*Fault {
 	if c.Env == Production && !bool(c.RateLimits) {
 		check.fault("RATE_LIMITS", "is not allowed to be off in production")
 	}
+	// The commands topic keeps 7 days: a record that comes again must meet its outcome.
+	const day = 24 * time.Hour
+	check.lasts("RETENTION_COMMANDS", c.RetentionCommands, 8*day, 10*year)
+	check.lasts("RETENTION_EVENTS", c.RetentionEvents, max(c.RetentionCommands, 8*day), 10*year)
+	check.lasts("RETENTION_PUSHES", c.RetentionPushes, 8*day, 10*year) // longer than any push lives
+	check.lasts("RETENTION_INTERVAL", c.RetentionInterval, time.Second, 7*day)
 	check.within("MESSAGE_MAX_LENGTH", c.MessageMaxLength, 0, 2000)
 	return check.faults
 }

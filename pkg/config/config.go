@@ -57,12 +57,17 @@ type Config struct {
 	IngestDeadline time.Duration `env:"INGEST_DEADLINE" envDefault:"2.5s" about:"within which a command is on the queue or refused; the same in every role"`
 	ClockSkew      time.Duration `env:"CLOCK_SKEW" envDefault:"1s" about:"most by which clocks differ; a command appended later than deadline and skew is stale"`
 
-	RequestTTL       time.Duration `env:"REQUEST_TTL" envDefault:"168h" about:"after which a pending request expires"`
-	RestoreWindow    time.Duration `env:"RESTORE_WINDOW" envDefault:"720h" about:"within which an ended partnership can be restored"`
-	BreakupTTL       time.Duration `env:"BREAKUP_TTL" envDefault:"168h" about:"after which a breakup that nobody answered ends the partnership"`
-	SendsPerTarget   int           `env:"SENDS_PER_TARGET" envDefault:"3" about:"requests that a user can send to one other user within 24 h"`
-	RateLimits       Switch        `env:"RATE_LIMITS" envDefault:"on" about:"off: no limits on how often, also per target; for load tests, refused in production"`
-	MessageMaxLength int           `env:"MESSAGE_MAX_LENGTH" envDefault:"500" about:"most characters of a request's message"`
+	RequestTTL        time.Duration `env:"REQUEST_TTL" envDefault:"168h" about:"after which a pending request expires"`
+	RestoreWindow     time.Duration `env:"RESTORE_WINDOW" envDefault:"720h" about:"within which an ended partnership can be restored"`
+	BreakupTTL        time.Duration `env:"BREAKUP_TTL" envDefault:"168h" about:"after which a breakup that nobody answered ends the partnership"`
+	SendsPerTarget    int           `env:"SENDS_PER_TARGET" envDefault:"3" about:"requests that a user can send to one other user within 24 h"`
+	RateLimits        Switch        `env:"RATE_LIMITS" envDefault:"on" about:"off: no limits on how often, also per target; for load tests, refused in production"`
+	RetentionEvents   time.Duration `env:"RETENTION_EVENTS" envDefault:"2160h" about:"how long events and inboxes are kept in the database; beyond it clients are told resync"`
+	RetentionCommands time.Duration `env:"RETENTION_COMMANDS" envDefault:"720h" about:"how long outcomes of commands are kept; longer than the commands topic keeps records"`
+	RetentionPushes   time.Duration `env:"RETENTION_PUSHES" envDefault:"1080h" about:"how long settled push deliveries are kept"`
+	RetentionInterval time.Duration `env:"RETENTION_INTERVAL" envDefault:"1h" about:"time between two rounds of the clean-up"`
+
+	MessageMaxLength int `env:"MESSAGE_MAX_LENGTH" envDefault:"500" about:"most characters of a request's message"`
 }
 
 // Load reads and checks an environment, a list of NAME=value as os.Environ returns it.

@@ -22,7 +22,8 @@ func TestLoadDefaults(t *testing.T) {
 		DatabaseMaxConns: 50, DatabaseMinConns: 5, PostgresRepository: "https://repo1.maven.org/maven2",
 		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, KafkaSessionTimeout: 10 * time.Second,
 		PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
-		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, MessageMaxLength: 500,
+		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, RetentionEvents: 2160 * time.Hour, RetentionCommands: 720 * time.Hour, RetentionPushes: 1080 * time.Hour,
+		RetentionInterval: time.Hour, MessageMaxLength: 500,
 		BreakupTTL: 7 * 24 * time.Hour, SendsPerTarget: 3, RateLimits: true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
