@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 	"unicode"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/partner"
 )
 
@@ -138,7 +138,7 @@ func (s *Server) carryOut(ctx context.Context, c call) (commandAnswer, error) {
 	in := &intent{
 		kind: c.kind, issuer: x.caller.UserID, arrived: x.arrived, wait: preferredWait(c.prefer),
 		gone: x.request.Context().Done(), traceparent: traceparent(x.request),
-		address: remoteAddress(x.request), device: userAgent(x.request),
+		address: edge.ClientOf(x.request).String(), device: userAgent(x.request),
 	}
 	in.resolve = func(ctx context.Context, cmd *partner.Command) (time.Duration, error) {
 		return c.resolve(ctx, in, cmd)
@@ -162,15 +162,6 @@ func (s *Server) carryOut(ctx context.Context, c call) (commandAnswer, error) {
 		return commandAnswer{}, err
 	}
 	return answerTo(in, v)
-}
-
-// remoteAddress is where the connection comes from, without the port.
-func remoteAddress(r *http.Request) string {
-	addr, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return ""
-	}
-	return addr.Addr().Unmap().WithZone("").String()
 }
 
 // maxUserAgent is how much of a User-Agent is kept, in bytes.

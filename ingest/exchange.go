@@ -16,6 +16,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/bondmate/backend/ingest/admin"
+	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
 )
@@ -50,12 +51,7 @@ func (s *Server) observed(next http.Handler) http.Handler {
 		x := &exchange{id: requestID(r), route: "unmatched", arrived: time.Now()}
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 		x.request = r
-		header := w.Header()
-		header.Set("X-Request-Id", x.id)
-		header.Set("X-Content-Type-Options", "nosniff")
-		header.Set("X-Frame-Options", "DENY")
-		header.Set("Referrer-Policy", "no-referrer")
-		header.Set("Cache-Control", "no-store")
+		w.Header().Set("X-Request-Id", x.id)
 		rec := &statusRecorder{ResponseWriter: w}
 		s.metrics.inFlight.Inc()
 		defer func() {
@@ -190,7 +186,7 @@ func (s *Server) matched(next http.Handler) http.Handler {
 			// Before anything of the request is looked at: to others it does not matter what
 			// a call of theirs would have done.
 			admitted, err := s.admin.Admit(r.Context(), op.permission, x.caller.SessionID, admin.Actor{
-				UserID: x.caller.UserID, Address: remoteAddress(r), Device: userAgent(r),
+				UserID: x.caller.UserID, Address: edge.ClientOf(r).String(), Device: userAgent(r),
 			})
 			if err != nil {
 				s.writeProblem(w, r, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"runtime"
-	"strconv"
 	"sync"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/bondmate/backend/ingest/api"
 	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/edge"
 )
 
 // checkTimeout bounds each check of /health/detailed; they run at the same time.
@@ -184,13 +184,10 @@ func (s *Server) pages() (map[string]http.Handler, error) {
 	return pages, nil
 }
 
+// static answers a document that stays the same as long as the program runs.
 func static(contentType string, body []byte) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		h := w.Header()
-		h.Set("Content-Type", contentType)
-		h.Set("Content-Length", strconv.Itoa(len(body)))
-		h.Set("Cache-Control", "public, max-age=300")
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-		_, _ = w.Write(body)
+	return edge.Static(edge.Page{
+		ContentType: contentType, Body: body, MaxAge: 5 * time.Minute,
+		Policy: "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 	})
 }

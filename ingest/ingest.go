@@ -34,12 +34,12 @@ import (
 	"github.com/gorilla/mux"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/cors"
 
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/ingest/api"
 	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/partner"
@@ -83,8 +83,9 @@ type Config struct {
 	// Deadline is how long after a call's arrival its command may still be written;
 	// default 2.5 s. The processor must be given the same.
 	Deadline time.Duration
-	// Origins is the CORS allow list; empty allows none.
-	Origins []string
+	// Edge is what stands before the handlers; default one that trusts no proxy and admits no
+	// other origin.
+	Edge *edge.Edge
 	// Ready says whether the process should get traffic; nil: as soon as Events is ready.
 	Ready func() bool
 	// Redis checks Redis for /health/detailed; nil: it is not used.
@@ -136,6 +137,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Deadline == 0 {
 		cfg.Deadline = defaultDeadline
+	}
+	if cfg.Edge == nil {
+		var err error
+		if cfg.Edge, err = edge.New(edge.Config{Log: cfg.Log, Registerer: cfg.Registerer}); err != nil {
+			return nil, err
+		}
 	}
 	document, err := loadDocument()
 	if err != nil {
@@ -203,7 +210,11 @@ func (s *Server) routes(cfg Config) (http.Handler, error) {
 		w.Header().Set("Allow", strings.Join(s.document.allowed(r, router), ", "))
 		s.writeProblem(w, r, methodNotAllowed())
 	})
-	return s.observed(allowOrigins(cfg.Origins, s.mounted(cfg, router))), nil
+	compressed, err := edge.Compress(router)
+	if err != nil {
+		return nil, err
+	}
+	return s.observed(cfg.Edge.Wrap(s.mounted(cfg, compressed))), nil
 }
 
 func noSuchPath() error { return notFound("There is nothing at this path.") }
@@ -220,17 +231,4 @@ func (s *Server) writeBindError(w http.ResponseWriter, r *http.Request, err erro
 		f.Fields = fields{{Pointer: malformed.ParamName, Code: "wrong_format", Detail: "The value has the wrong format."}}
 	}
 	s.writeProblem(w, r, f)
-}
-
-func allowOrigins(origins []string, next http.Handler) http.Handler {
-	if len(origins) == 0 {
-		return next // rs/cors would take an empty list for all
-	}
-	return cors.New(cors.Options{
-		AllowedOrigins: origins,
-		AllowedMethods: []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
-		AllowedHeaders: []string{"Authorization", "Content-Type", "Prefer", "Idempotency-Key", "X-Request-Id", "X-App-Version", "traceparent"},
-		ExposedHeaders: []string{"Location", "Preference-Applied", "Idempotency-Replayed", "Retry-After", "X-Request-Id", "Allow"},
-		MaxAge:         int((24 * time.Hour).Seconds()),
-	}).Handler(next)
 }

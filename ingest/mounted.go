@@ -13,6 +13,7 @@ const realtimePath = "/api/realtime"
 // counted, logged and recovered like the rest; they authenticate and validate themselves.
 func (s *Server) mounted(cfg Config, router http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		exchangeOf(r.Context()).request = r // with the client that the edge has found
 		path := r.URL.Path
 		switch {
 		case cfg.Realtime != nil && path == realtimePath:

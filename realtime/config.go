@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/identity"
 )
 
@@ -39,7 +40,7 @@ type Config struct {
 	// Origins lists the web origins that may connect, such as "https://app.example.com"
 	// or, for its subdomains, "https://*.example.com". "*" admits any: for development. A
 	// request without an Origin header is not from a browser and passes.
-	Origins []string
+	Origins edge.Origins
 	// SameOrigin also admits pages from the host that is dialled: the demo's, in development.
 	SameOrigin bool
 

@@ -17,7 +17,6 @@ type Gateway struct {
 	hub      *hub
 	store    *store
 	acks     acks
-	origins  []origin
 	upgrader websocket.Upgrader
 	pending  chan struct{} // one for each socket that is not ready yet
 
@@ -40,13 +39,6 @@ func New(cfg Config) (*Gateway, error) {
 		cfg: cfg, m: newMetrics(cfg.Registerer), hub: newHub(),
 		pending: make(chan struct{}, cfg.MaxPending),
 		sockets: make(map[*socket]struct{}), gone: make(chan struct{}),
-	}
-	for _, o := range cfg.Origins {
-		parsed, err := parseOrigin(o)
-		if err != nil {
-			return nil, fmt.Errorf("allowed origin: %w", err)
-		}
-		g.origins = append(g.origins, parsed)
 	}
 	g.store = newStore(cfg, g.m)
 	g.life, g.end = context.WithCancel(context.Background())

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/realtime"
 	"github.com/bondmate/backend/realtime/realtimetest"
@@ -105,7 +106,11 @@ func TestHelloIsRefused(t *testing.T) {
 func TestUpgradeIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	gw := w.start(func(c *realtime.Config) { c.Origins = []string{"https://app.example.com", "https://*.pages.dev"} })
+	listed, err := edge.ParseOrigins([]string{"https://app.example.com", "https://*.pages.dev"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gw := w.start(func(c *realtime.Config) { c.Origins = listed })
 	p := w.phone()
 	tests := []struct {
 		name    string

@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
 
+	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
 )
@@ -194,52 +193,15 @@ func upgradeFailed(w http.ResponseWriter, r *http.Request, status int, _ error) 
 	writeProblem(w, r, status, code, "The WebSocket handshake is malformed.")
 }
 
-// origin is one entry of the allow list: scheme and host, which may begin with "*." for
-// any subdomain; or nothing but a "*" as host, for any.
-type origin struct {
-	scheme, host string
-}
-
-func parseOrigin(s string) (origin, error) {
-	if s == "*" {
-		return origin{host: "*"}, nil
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return origin{}, fmt.Errorf("%q: %w", s, err)
-	case u.Scheme == "" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil:
-		return origin{}, fmt.Errorf("%q is not scheme://host", s)
-	case strings.Contains(strings.TrimPrefix(u.Host, "*."), "*"):
-		return origin{}, fmt.Errorf("%q: only a leading *. stands for subdomains", s)
-	}
-	return origin{scheme: strings.ToLower(u.Scheme), host: strings.ToLower(u.Host)}, nil
-}
-
-func (o origin) admits(scheme, host string) bool {
-	if o.scheme != scheme {
-		return o.scheme == "" && o.host == "*"
-	}
-	if suffix, ok := strings.CutPrefix(o.host, "*"); ok {
-		return strings.HasSuffix(host, suffix) && len(host) > len(suffix)
-	}
-	return o.host == host
-}
-
 // originAllowed refuses pages of other sites: browsers let any page open a WebSocket to
 // any host, and only this check keeps it from speaking for its visitor.
 func (g *Gateway) originAllowed(r *http.Request) bool {
 	values := r.Header.Values("Origin")
-	if len(values) == 0 {
+	switch {
+	case len(values) == 0:
 		return true
-	}
-	u, err := url.Parse(values[0])
-	if err != nil || len(values) > 1 || u.Host == "" {
+	case len(values) > 1:
 		return false
 	}
-	scheme, host := strings.ToLower(u.Scheme), strings.ToLower(u.Host)
-	if g.cfg.SameOrigin && host == strings.ToLower(r.Host) {
-		return true
-	}
-	return slices.ContainsFunc(g.origins, func(o origin) bool { return o.admits(scheme, host) })
+	return g.cfg.Origins.Admit(values[0]) || g.cfg.SameOrigin && edge.SameOrigin(r, values[0])
 }

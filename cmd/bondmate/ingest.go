@@ -75,12 +75,16 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 		// Two: the broker works on one write while the next one gathers.
 		InFlight: 2, WriteTimeout: p.cfg.IngestDeadline, Registerer: p.registry,
 	})
+	front, err := p.newEdge()
+	if err != nil {
+		return nil, err
+	}
 	cfg := ingest.Config{
 		Pool: on.pool, Publisher: producer, Offsets: on.bus, Events: with.tail,
 		Topics: p.topics, Partitions: p.cfg.KafkaPartitions,
 		Accounts: people, Admin: administration, Verifier: verifier, Keys: keys,
 		Log: log, Registerer: p.registry, Clock: time.Now,
-		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Origins: p.cfg.CORSOrigins,
+		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Edge: front,
 		Realtime: with.realtime,
 	}
 	if p.cfg.Env != config.Production {

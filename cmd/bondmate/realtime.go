@@ -36,7 +36,11 @@ func realtimeCommand(term terminal) *cobra.Command {
 				if err != nil {
 					return "", err
 				}
-				return p.addHTTP(ctx, handler)
+				front, err := p.newEdge()
+				if err != nil {
+					return "", err
+				}
+				return p.addHTTP(ctx, front.Wrap(handler))
 			})
 		},
 	}
@@ -70,6 +74,10 @@ func (p *process) addRealtime(on servers, keys *identity.Keys, tail *bus.EventTa
 	if err != nil {
 		return nil, err
 	}
+	allowed, err := origins(p.cfg)
+	if err != nil {
+		return nil, err
+	}
 	gateway, err := realtime.New(realtime.Config{
 		Pool:       on.pool,
 		Verifier:   verifier,
@@ -77,7 +85,7 @@ func (p *process) addRealtime(on servers, keys *identity.Keys, tail *bus.EventTa
 		Log:        p.log.With("role", "realtime"),
 		Registerer: p.registry,
 		Clock:      time.Now,
-		Origins:    p.cfg.CORSOrigins,
+		Origins:    allowed,
 		SameOrigin: p.cfg.Env != config.Production,
 	})
 	if err != nil {

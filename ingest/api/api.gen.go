@@ -4311,6 +4311,9 @@ type ForbiddenApplicationProblemPlusJSONResponse struct {
 
 type HealthJSONResponse Health
 
+type NotModifiedResponse struct {
+}
+
 type ProblemResponseHeaders struct {
 	IdempotencyReplayed *string
 	PreferenceApplied   *string

@@ -7,11 +7,13 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/bondmate/backend/pkg/edge"
 )
 
 // topicPrefix is what Kafka allows in a topic's name, short enough for what follows it.
@@ -58,8 +60,13 @@ func (c Config) check() []*Fault {
 		}
 	}
 	check.within("KAFKA_PORT", c.KafkaPort, 0, 65535)
-	for _, origin := range c.CORSOrigins {
-		check.origin(origin, c.Env)
+	check.origins(c.CORSOrigins, c.Env)
+	proxies, err := edge.ParseProxies(c.Proxies)
+	switch {
+	case err != nil:
+		check.fault("TRUSTED_PROXIES", "%v", err)
+	case bool(c.HTTPSRedirect) && !proxies.Any():
+		check.fault("HTTPS_REDIRECT", "needs TRUSTED_PROXIES: nobody else tells what came over HTTPS")
 	}
 	check.lasts("SHUTDOWN_DELAY", c.ShutdownDelay, 0, 15*time.Second)
 
@@ -127,18 +134,14 @@ func (c *checker) httpURL(variable, value string) {
 	}
 }
 
-// origin accepts scheme://host[:port]. A wildcard for everything would let any page act
-// for a signed-in visitor, so it stays out of production.
-func (c *checker) origin(value string, in Env) {
-	if value == "*" {
-		if in == Production {
-			c.fault("CORS_ORIGIN", "* is not allowed in production: list the origins")
-		}
-		return
+// origins accepts what the edge does. A wildcard for everything would let any page call,
+// so it stays out of production.
+func (c *checker) origins(values []string, in Env) {
+	if _, err := edge.ParseOrigins(values); err != nil {
+		c.fault("CORS_ORIGIN", "%v", err)
 	}
-	u, err := url.Parse(value)
-	if err != nil || u.Scheme == "" || u.Host == "" || strings.TrimSuffix(value, "/") != u.Scheme+"://"+u.Host {
-		c.fault("CORS_ORIGIN", "%q is not an origin such as https://app.example.com", value)
+	if in == Production && slices.Contains(values, "*") {
+		c.fault("CORS_ORIGIN", "* is not allowed in production: list the origins")
 	}
 }
 

@@ -28,7 +28,9 @@ type Config struct {
 	AdminPort     *int          `env:"ADMIN_PORT" about:"metrics, health and profiles; unset: any free port in all, 9090 in a single role"`
 	AdminHost     string        `env:"ADMIN_HOST" about:"interface of the admin port; unset: 127.0.0.1 in all, every interface in a single role"`
 	DataDir       string        `env:"DATA_DIR" envDefault:".bondmate" about:"state of the embedded servers and generated keys"`
-	CORSOrigins   []string      `env:"CORS_ORIGIN" about:"comma list of the web origins that may call the API and open WebSockets"`
+	CORSOrigins   []string      `env:"CORS_ORIGIN" about:"comma list of the web origins that may call the API and open WebSockets; https://*.example.com stands for its subdomains"`
+	Proxies       []string      `env:"TRUSTED_PROXIES" about:"comma list of the addresses or networks of the proxies before this server, or how many they are; only they tell who a client is"`
+	HTTPSRedirect Switch        `env:"HTTPS_REDIRECT" envDefault:"off" about:"on: send plain requests to HTTPS, as trusted proxies tell them apart"`
 	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" about:"how long a stopping process goes on serving after it reports unready; 5s behind a load balancer"`
 
 	DatabaseURL      string `env:"DATABASE_URL" secret:"url" about:"PostgreSQL 15 or newer; unset: all starts one in DATA_DIR"`
