@@ -58,6 +58,7 @@ type Push struct {
 	Time    time.Time       `json:"time"`
 	Status  int             `json:"status"` // HTTP status; 0 when the connection was dropped instead
 	Message json.RawMessage `json:"message"`
+	Began   time.Time       `json:"-"` // when the call had come in, before any delay
 }
 
 // Server is the stand-in. All its methods are safe for concurrent use.
@@ -165,10 +166,11 @@ func (s *Server) serveSend(w http.ResponseWriter, r *http.Request) {
 		refusal(http.StatusBadRequest, "INVALID_ARGUMENT", "", "unreadable body").write(w)
 		return
 	}
+	began := s.cfg.Clock().UTC()
 	msg, token, err := parseMessage(body)
 	if err != nil {
 		answer := refusal(http.StatusBadRequest, "INVALID_ARGUMENT", "INVALID_ARGUMENT", err.Error())
-		s.keep(token, Push{Time: s.cfg.Clock().UTC(), Status: answer.Status, Message: msg})
+		s.keep(token, Push{Time: began, Status: answer.Status, Message: msg, Began: began})
 		answer.write(w)
 		return
 	}
@@ -181,7 +183,7 @@ func (s *Server) serveSend(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 		}
 	}
-	s.keep(token, Push{Time: s.cfg.Clock().UTC(), Status: answer.status(), Message: msg})
+	s.keep(token, Push{Time: s.cfg.Clock().UTC(), Status: answer.status(), Message: msg, Began: began})
 	if answer.Drop {
 		panic(http.ErrAbortHandler) // the documented way to cut a connection without an answer
 	}
