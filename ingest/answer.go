@@ -171,14 +171,19 @@ var rejectionDetails = map[partner.Code]string{
 	partner.CodeNotPending:        "It is not pending any more.",
 	partner.CodeNotCurrent:        "The partnership is not current.",
 	partner.CodeAccountDeleting:   "The account is being deleted.",
+	partner.CodeForbidden:         "This account is suspended.",
 	partner.CodeStale:             "The command came too late to be carried out; send it again.",
 }
 
-// rejectedAs is the fault of a rejected command: 404 for what is not there, 409 otherwise.
+// rejectedAs is the fault of a rejected command: 404 for what is not there, 403 for who may
+// not, 409 otherwise.
 func rejectedAs(code string) *fault.Error {
 	kind := fault.Conflict
-	if c := partner.Code(code); c == partner.CodeNotFound || c == partner.CodeUserNotFound {
+	switch partner.Code(code) {
+	case partner.CodeNotFound, partner.CodeUserNotFound:
 		kind = fault.NotFound
+	case partner.CodeForbidden:
+		kind = fault.Forbidden
 	}
 	detail, ok := rejectionDetails[partner.Code(code)]
 	if !ok {

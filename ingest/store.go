@@ -2,14 +2,13 @@ package ingest
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/binary"
 	"fmt"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/bondmate/backend/ingest/cursor"
 	"github.com/bondmate/backend/pkg/partner"
 )
 
@@ -115,10 +114,7 @@ func (s *store) activePairs(ctx context.Context, user uuid.UUID) ([]partner.Pair
 	return pairs, nil
 }
 
-const (
-	defaultPage = 50
-	cursorBytes = 8 + 16
-)
+const defaultPage = 50
 
 // page says which part of a list is wanted: rows after a place, the newest first. The
 // place is a time with an id to tell equals apart.
@@ -131,23 +127,18 @@ type page struct {
 var endOfTime = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // pageOf reads the parameters of a list. The first page starts after the end of time.
-func pageOf(cursor *string, limit *int) (page, error) {
+func pageOf(text *string, limit *int) (page, error) {
 	p := page{at: endOfTime, limit: defaultPage}
 	if limit != nil {
 		p.limit = *limit
 	}
-	if cursor == nil || *cursor == "" {
+	if text == nil || *text == "" {
 		return p, nil
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(*cursor)
-	if err != nil || len(raw) != cursorBytes {
+	var ok bool
+	if p.at, p.id, ok = cursor.Decode(*text); !ok {
 		return page{}, invalid("cursor", "wrong_format", "The cursor is not one of this list.")
 	}
-	p.at = time.UnixMicro(int64(binary.BigEndian.Uint64(raw))).UTC()
-	if p.at.Year() < 1 || p.at.Year() > 9999 {
-		return page{}, invalid("cursor", "wrong_format", "The cursor is not one of this list.") // Postgres has no such time
-	}
-	p.id = uuid.UUID(raw[8:])
 	return p, nil
 }
 
@@ -158,9 +149,8 @@ func (p page) next(n int, last func() (time.Time, uuid.UUID)) *string {
 		return nil
 	}
 	at, id := last()
-	raw := binary.BigEndian.AppendUint64(make([]byte, 0, cursorBytes), uint64(at.UnixMicro()))
-	cursor := base64.RawURLEncoding.EncodeToString(append(raw, id[:]...))
-	return &cursor
+	text := cursor.Encode(at, id)
+	return &text
 }
 
 // listing is a list of the caller's own rows. read returns the rows of a page and one more
@@ -171,8 +161,8 @@ type listing[T any] struct {
 }
 
 // page reads the page that the parameters ask for, and the cursor of the one behind it.
-func (l listing[T]) page(ctx context.Context, db *database, cursor *string, limit *int) ([]T, *string, error) {
-	p, err := pageOf(cursor, limit)
+func (l listing[T]) page(ctx context.Context, db *database, text *string, limit *int) ([]T, *string, error) {
+	p, err := pageOf(text, limit)
 	if err != nil {
 		return nil, nil, err
 	}

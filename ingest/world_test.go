@@ -80,7 +80,7 @@ func newInstance(t *testing.T, pool *pgxpool.Pool, q *queue, options ...option) 
 	log := slog.New(slog.DiscardHandler)
 	service, err := accounts.New(accounts.Config{Pool: pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log})
 	must(t, err)
-	administration, err := admin.New(admin.Config{Pool: pool, Clock: time.Now, Log: log})
+	administration, err := admin.New(admin.Config{Pool: pool, Partitions: partitions, Clock: time.Now, Log: log})
 	must(t, err)
 	registry := prometheus.NewRegistry()
 	cfg := ingest.Config{

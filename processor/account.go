@@ -78,7 +78,8 @@ var eraseSQL = [...]string{
 	`UPDATE requests SET message = '' WHERE sender = $1 AND message <> ''`,
 	`UPDATE partnerships SET reason = '' WHERE ended_by = $1 AND reason <> ''
 		AND id IN (SELECT m.partnership_id FROM partnership_members m WHERE m.user_id = $1)`,
-	`UPDATE reports SET detail = '' WHERE reporter = $1 AND detail <> ''`,
+	`UPDATE reports SET detail = CASE WHEN reporter = $1 THEN '' ELSE detail END, closed_at = COALESCE(closed_at, now())
+		WHERE reporter = $1 OR target = $1`, // the rest of their texts is kept for safety, for a while from now on
 	`UPDATE commands SET result = NULL WHERE result IS NOT NULL AND id = ANY (ARRAY(
 		SELECT e.command_id FROM inbox i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
 		WHERE i.user_id = $1 AND e.low = e.high))`,

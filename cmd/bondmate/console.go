@@ -40,7 +40,7 @@ func console(ctx context.Context, term terminal, do func(context.Context, *admin
 		return err
 	}
 	defer pool.Close()
-	administration, err := newAdministration(pool, log)
+	administration, err := newAdministration(cfg, pool, log)
 	if err != nil {
 		return err
 	}

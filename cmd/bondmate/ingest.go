@@ -67,7 +67,7 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	if err != nil {
 		return nil, err
 	}
-	administration, err := newAdministration(on.pool, log)
+	administration, err := newAdministration(p.cfg, on.pool, log)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +101,8 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 }
 
 // newAdministration is the same for /api/ops and for the operator's commands.
-func newAdministration(pool *pgxpool.Pool, log *slog.Logger) (*admin.Service, error) {
-	return admin.New(admin.Config{Pool: pool, Clock: time.Now, Log: log})
+func newAdministration(cfg config.Config, pool *pgxpool.Pool, log *slog.Logger) (*admin.Service, error) {
+	return admin.New(admin.Config{
+		Pool: pool, Partitions: cfg.KafkaPartitions, Clock: time.Now, Log: log,
+	})
 }

@@ -50,8 +50,10 @@ func (p *process) addProcessor(on servers) error {
 		return err
 	}
 	sweeper, err := retention.New(retention.Config{
-		Pool:     on.pool,
-		Keep:     retention.Keep{Events: p.cfg.RetentionEvents, Commands: p.cfg.RetentionCommands, Pushes: p.cfg.RetentionPushes},
+		Pool: on.pool,
+		Keep: retention.Keep{
+			Events: p.cfg.RetentionEvents, Commands: p.cfg.RetentionCommands, Pushes: p.cfg.RetentionPushes, Reports: p.cfg.RetentionReports,
+		},
 		Interval: p.cfg.RetentionInterval, Clock: time.Now, Log: p.log.With("role", "processor"), Registerer: p.registry,
 	})
 	if err != nil {

@@ -17,12 +17,12 @@ import (
 func usersCommand(term terminal) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "users",
-		Short: "Look at accounts and make administrators",
-		Long: "Look at accounts and make administrators. A user is named by e-mail address or id. What is done or\n" +
+		Short: "Look at accounts, suspend them, make administrators",
+		Long: "Look at accounts, suspend them and make administrators. A user is named by e-mail address or id. What is done or\n" +
 			"looked at here is in the activity log, with the machine and the login.",
 		Args: cobra.NoArgs,
 	}
-	root.AddCommand(showUserCommand(term), promoteUserCommand(term))
+	root.AddCommand(showUserCommand(term), promoteUserCommand(term), suspendUserCommand(term), unsuspendUserCommand(term))
 	return root
 }
 
@@ -73,6 +73,30 @@ func promoteUserCommand(term terminal) *cobra.Command {
 	cmd.Flags().StringVar(&role, "role", "", "admin, support or user")
 	_ = cmd.MarkFlagRequired("role") // the flag is there
 	return cmd
+}
+
+func suspendUserCommand(term terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "suspend <email|id>",
+		Short: "Keep a user out: sessions end, pushes stop, nobody can log in",
+		Long: "Keep a user out: sessions end, pushes stop, nobody can log in, and what the user has queued is rejected,\n" +
+			"save a leave, a block and a deletion. Partnerships stay, and the partner can leave as ever.",
+		Args: cobra.ExactArgs(1),
+		RunE: onUser(term, func(ctx context.Context, s *admin.Service, actor admin.Actor, id uuid.UUID) (admin.User, error) {
+			return s.Suspend(ctx, actor, id)
+		}),
+	}
+}
+
+func unsuspendUserCommand(term terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "unsuspend <email|id>",
+		Short: "Let a suspended user log in again",
+		Args:  cobra.ExactArgs(1),
+		RunE: onUser(term, func(ctx context.Context, s *admin.Service, actor admin.Actor, id uuid.UUID) (admin.User, error) {
+			return s.Unsuspend(ctx, actor, id)
+		}),
+	}
 }
 
 func printUser(to io.Writer, u admin.User) error {

@@ -188,7 +188,7 @@ func (s *Service) ChangePassword(ctx context.Context, userID, sessionID uuid.UUI
 		if _, err := tx.Exec(ctx, replaceHashSQL, userID, hash); err != nil {
 			return err
 		}
-		live, err := s.liveSessions(ctx, tx, userID)
+		live, err := liveSessions(ctx, tx, userID)
 		if err != nil {
 			return err
 		}

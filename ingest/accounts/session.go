@@ -36,7 +36,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $6, $7)`
 // over the bound. The caller holds the account's lock, or has just made the account.
 func (s *Service) startSession(ctx context.Context, tx pgx.Tx, userID uuid.UUID, device *Device) (session, error) {
 	now := s.now()
-	live, err := s.liveSessions(ctx, tx, userID)
+	live, err := liveSessions(ctx, tx, userID)
 	if err != nil {
 		return session{}, err
 	}
@@ -71,7 +71,7 @@ ORDER BY last_used_at DESC, id`
 
 // liveSessions returns the sessions that nobody has ended, expired ones too, the last
 // used first.
-func (s *Service) liveSessions(ctx context.Context, tx pgx.Tx, userID uuid.UUID) ([]liveSession, error) {
+func liveSessions(ctx context.Context, tx pgx.Tx, userID uuid.UUID) ([]liveSession, error) {
 	rows, err := tx.Query(ctx, liveSessionsSQL, userID)
 	if err != nil {
 		return nil, fmt.Errorf("list live sessions of %s: %w", userID, err)
@@ -106,17 +106,36 @@ WHERE session_id = ANY ($1)`
 // statements of their own, after the update: they then see what a registration that the
 // update waited for has committed.
 func (s *Service) endSessions(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) error {
+	return endSessions(ctx, tx, ids, s.now())
+}
+
+func endSessions(ctx context.Context, tx pgx.Tx, ids []uuid.UUID, now time.Time) error {
 	if len(ids) == 0 {
 		return nil
 	}
 	var batch pgx.Batch
-	batch.Queue(revokeSQL, ids, s.now())
+	batch.Queue(revokeSQL, ids, now)
 	batch.Queue(deleteDevicesOfSessionsSQL, ids)
 	batch.Queue(deleteTicketsOfSessionsSQL, ids)
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("end sessions: %w", err)
 	}
 	return nil
+}
+
+// EndAll ends every session of an account, with its devices and tickets, in the transaction
+// of a caller who holds the account's lock. Instances that remember a session as active do
+// so for Config.SessionCacheTTL at most; its sockets close as those of any ended session.
+func EndAll(ctx context.Context, tx pgx.Tx, userID uuid.UUID, now time.Time) error {
+	live, err := liveSessions(ctx, tx, userID)
+	if err != nil {
+		return err
+	}
+	ids := make([]uuid.UUID, len(live))
+	for i, l := range live {
+		ids[i] = l.id
+	}
+	return endSessions(ctx, tx, ids, now)
 }
 
 // end ends those live sessions of an account that pick chooses, and returns how many.
@@ -126,7 +145,7 @@ func (s *Service) end(ctx context.Context, userID uuid.UUID, pick func(uuid.UUID
 		if _, err := lockAccount(ctx, tx, userID); err != nil {
 			return err
 		}
-		live, err := s.liveSessions(ctx, tx, userID)
+		live, err := liveSessions(ctx, tx, userID)
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ type entry struct {
 	code     string            // of a refusal
 	target   uuid.UUID         // the user whom it is about; zero for none
 	subject  uuid.UUID         // another thing that it is about; zero for none
+	also     []entry           // what was done along with it; each a line of its own
 	metadata map[string]string // no free text: what is written about people has a place of its own
 }
 
@@ -77,7 +78,12 @@ func (s *Service) act(ctx context.Context, line entry, do func(pgx.Tx, *entry) e
 		if err := do(tx, &written); err != nil {
 			return err
 		}
-		return s.note(ctx, tx, written)
+		for _, e := range append([]entry{written}, written.also...) {
+			if err := s.note(ctx, tx, e); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if refused, ok := errors.AsType[*fault.Error](err); ok {
 		written.code = refused.Code
@@ -89,6 +95,8 @@ func (s *Service) act(ctx context.Context, line entry, do func(pgx.Tx, *entry) e
 	if err != nil {
 		return fmt.Errorf("%s: %w", line.action, err)
 	}
-	s.say(ctx, written)
+	for _, e := range append([]entry{written}, written.also...) {
+		s.say(ctx, e)
+	}
 	return nil
 }

@@ -1,5 +1,5 @@
-// Package admin is what the people who run the service may do to it: look at accounts,
-// make administrators. The same Service stands behind /api/ops and behind the operator's
+// Package admin is what the people who run the service may do to it: look at accounts and
+// reports, decide on these, suspend, make administrators. The same Service stands behind /api/ops and behind the operator's
 // commands.
 //
 // What it guarantees, and on what that rests:
@@ -27,9 +27,10 @@ import (
 
 // Config configures a Service. All fields up to Log are required.
 type Config struct {
-	Pool  *pgxpool.Pool
-	Clock func() time.Time
-	Log   *slog.Logger
+	Pool       *pgxpool.Pool
+	Partitions int // of the commands topic
+	Clock      func() time.Time
+	Log        *slog.Logger
 	// Within bounds each call, the wait for a connection included; default 3 s.
 	Within time.Duration
 }
@@ -42,8 +43,8 @@ type Service struct {
 
 // New returns a service.
 func New(cfg Config) (*Service, error) {
-	if cfg.Pool == nil || cfg.Clock == nil || cfg.Log == nil {
-		return nil, errors.New("admin: pool, clock and log are required")
+	if cfg.Pool == nil || cfg.Partitions <= 0 || cfg.Clock == nil || cfg.Log == nil {
+		return nil, errors.New("admin: pool, partitions, clock and log are required")
 	}
 	if cfg.Within == 0 {
 		cfg.Within = 3 * time.Second

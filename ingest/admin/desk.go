@@ -3,6 +3,8 @@ package admin
 import (
 	"context"
 
+	"github.com/google/uuid"
+
 	"github.com/bondmate/backend/ingest/api"
 )
 
@@ -17,11 +19,108 @@ func NewDesk(s *Service) *Desk { return &Desk{service: s} }
 
 // ShowUser implements GET /api/ops/users/{id}.
 func (d *Desk) ShowUser(ctx context.Context, req api.ShowUserRequestObject) (api.ShowUserResponseObject, error) {
-	u, err := d.service.User(ctx, req.Id)
+	u, err := d.service.User(ctx, actorOf(ctx), req.Id)
 	if err != nil {
 		return nil, err
 	}
 	return api.ShowUser200JSONResponse(userOf(u)), nil
+}
+
+// SuspendUser implements POST /api/ops/users/{id}/suspend.
+func (d *Desk) SuspendUser(ctx context.Context, req api.SuspendUserRequestObject) (api.SuspendUserResponseObject, error) {
+	u, err := d.service.Suspend(ctx, actorOf(ctx), req.Id)
+	if err != nil {
+		return nil, err
+	}
+	return api.SuspendUser200JSONResponse(userOf(u)), nil
+}
+
+// UnsuspendUser implements POST /api/ops/users/{id}/unsuspend.
+func (d *Desk) UnsuspendUser(ctx context.Context, req api.UnsuspendUserRequestObject) (api.UnsuspendUserResponseObject, error) {
+	u, err := d.service.Unsuspend(ctx, actorOf(ctx), req.Id)
+	if err != nil {
+		return nil, err
+	}
+	return api.UnsuspendUser200JSONResponse(userOf(u)), nil
+}
+
+// ListReports implements GET /api/ops/reports.
+func (d *Desk) ListReports(ctx context.Context, req api.ListReportsRequestObject) (api.ListReportsResponseObject, error) {
+	var f ReportFilter
+	if req.Params.Status != nil {
+		var err error
+		if f.Status, err = ParseReportStatus(string(*req.Params.Status)); err != nil {
+			return nil, err
+		}
+	}
+	if req.Params.Cursor != nil {
+		f.Cursor = *req.Params.Cursor
+	}
+	if req.Params.Limit != nil {
+		f.Limit = *req.Params.Limit
+	}
+	list, next, err := d.service.Reports(ctx, actorOf(ctx), f)
+	if err != nil {
+		return nil, err
+	}
+	answer := api.ListReports200JSONResponse{Reports: make([]api.OpsReport, len(list))}
+	for i, r := range list {
+		answer.Reports[i] = reportOf(r)
+	}
+	if next != "" {
+		answer.NextCursor = &next
+	}
+	return answer, nil
+}
+
+// ShowReport implements GET /api/ops/reports/{id}.
+func (d *Desk) ShowReport(ctx context.Context, req api.ShowReportRequestObject) (api.ShowReportResponseObject, error) {
+	r, err := d.service.Report(ctx, actorOf(ctx), req.Id)
+	if err != nil {
+		return nil, err
+	}
+	return api.ShowReport200JSONResponse(reportOf(r)), nil
+}
+
+// ResolveReport implements POST /api/ops/reports/{id}/resolve.
+func (d *Desk) ResolveReport(ctx context.Context, req api.ResolveReportRequestObject) (api.ResolveReportResponseObject, error) {
+	var v Verdict
+	var err error
+	if v.Resolution, err = ParseResolution(string(req.Body.Resolution)); err != nil {
+		return nil, err
+	}
+	if req.Body.Note != nil {
+		v.Note = *req.Body.Note
+	}
+	r, err := d.service.Resolve(ctx, actorOf(ctx), req.Id, v)
+	if err != nil {
+		return nil, err
+	}
+	return api.ResolveReport200JSONResponse(reportOf(r)), nil
+}
+
+func reportOf(r Report) api.OpsReport {
+	person := func(p Person) api.OpsPerson {
+		return api.OpsPerson{Id: p.ID, DisplayName: p.DisplayName, Status: api.OpsUserStatus(p.Status.String())}
+	}
+	shown := api.OpsReport{
+		Id: r.ID, Reporter: person(r.Reporter), Target: person(r.Target), Reason: r.Reason, CreatedAt: r.CreatedAt,
+		Status: api.OpsReportStatus(r.Status.String()), Others: r.Others,
+	}
+	if r.Detail != "" {
+		shown.Detail = &r.Detail
+	}
+	if r.Note != "" {
+		shown.Note = &r.Note
+	}
+	if r.Status == ReportResolved {
+		resolution := api.OpsReportResolution(r.Resolution.String())
+		shown.Resolution, shown.ResolvedAt = &resolution, &r.ResolvedAt
+		if r.ResolvedBy != uuid.Nil {
+			shown.ResolvedBy = &r.ResolvedBy
+		}
+	}
+	return shown
 }
 
 func userOf(u User) api.OpsUser {

@@ -22,7 +22,12 @@ type Permission struct {
 // permissions is the one table of who may do what, by operationId: support reads, admin
 // writes.
 var permissions = map[string]Permission{
-	"showUser": {Least: identity.RoleSupport, Action: "ops.user.show", LookUp: true, Target: "id"},
+	"showUser":      {Least: identity.RoleSupport, Action: "ops.user.show", LookUp: true, Target: "id"},
+	"suspendUser":   {Least: identity.RoleAdmin, Action: "ops.user.suspend"},
+	"unsuspendUser": {Least: identity.RoleAdmin, Action: "ops.user.unsuspend"},
+	"listReports":   {Least: identity.RoleSupport, Action: "ops.report.list", LookUp: true},
+	"showReport":    {Least: identity.RoleSupport, Action: "ops.report.show", LookUp: true, Subject: "id"},
+	"resolveReport": {Least: identity.RoleAdmin, Action: "ops.report.resolve"},
 }
 
 // Guarded reports whether a path is for operators alone.

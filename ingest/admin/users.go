@@ -126,11 +126,16 @@ func (s *Service) userIn(ctx context.Context, q querier, id uuid.UUID) (User, er
 	return u, nil
 }
 
-// User returns an account. The gate has taken the look-up down.
-func (s *Service) User(ctx context.Context, id uuid.UUID) (User, error) {
+// User returns an account. The gate has taken the look-up down. Of reports about themselves
+// nobody learns.
+func (s *Service) User(ctx context.Context, actor Actor, id uuid.UUID) (User, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Within)
 	defer cancel()
-	return s.userIn(ctx, s.pool, id)
+	u, err := s.userIn(ctx, s.pool, id)
+	if id == actor.UserID {
+		u.Reports.About, u.Reports.Open = 0, 0
+	}
+	return u, err
 }
 
 // ShowUser is User for a console: it takes itself down.
@@ -143,33 +148,19 @@ func (s *Service) ShowUser(ctx context.Context, actor Actor, id uuid.UUID) (u Us
 	return u, err
 }
 
-// The account's lock, as login and the end of sessions take it.
-const lockUserSQL = `
-SELECT role, status
-FROM users
-WHERE id = $1
-FOR NO KEY UPDATE`
-
 const setRoleSQL = `UPDATE users SET role = $2 WHERE id = $1`
 
 // SetRole gives an account a role. It holds from the next call on, also for sessions that
 // are open. Only a console can: the first administrator comes from somewhere, and a stolen
-// session makes no further ones. An account that is not active keeps what it has.
+// session makes no further ones.
 func (s *Service) SetRole(ctx context.Context, actor Actor, id uuid.UUID, role identity.Role) (u User, err error) {
 	line := entry{actor: actor, action: "ops.user.role", severity: partner.SeverityWarning, target: id}
 	err = s.act(ctx, line, func(tx pgx.Tx, line *entry) error {
-		var before identity.Role
-		var status partner.UserStatus
-		err := tx.QueryRow(ctx, lockUserSQL, id).Scan(&before, &status)
-		switch {
-		case errors.Is(err, pgx.ErrNoRows):
-			return errNoUser
-		case err != nil:
-			return fmt.Errorf("lock user %s: %w", id, err)
-		case status == partner.UserDeleting:
-			return errDeleting
+		before, err := lockUser(ctx, tx, id)
+		if err != nil {
+			return err
 		}
-		line.metadata = map[string]string{"from": before.String(), "to": role.String()}
+		line.metadata = map[string]string{"from": before.role.String(), "to": role.String()}
 		if _, err := tx.Exec(ctx, setRoleSQL, id, role); err != nil {
 			return fmt.Errorf("set role of %s: %w", id, err)
 		}
@@ -178,5 +169,3 @@ func (s *Service) SetRole(ctx context.Context, actor Actor, id uuid.UUID, role i
 	})
 	return u, err
 }
-
-var errDeleting = fault.New(fault.Conflict, "account_deleting", "The account is being deleted.")

@@ -111,6 +111,7 @@ func (c Config) check() []*Fault {
 	check.lasts("RETENTION_COMMANDS", c.RetentionCommands, 8*day, 10*year)
 	check.lasts("RETENTION_EVENTS", c.RetentionEvents, max(c.RetentionCommands, 8*day), 10*year)
 	check.lasts("RETENTION_PUSHES", c.RetentionPushes, 8*day, 10*year) // longer than any push lives
+	check.lasts("RETENTION_REPORTS", c.RetentionReports, day, 10*year)
 	check.lasts("RETENTION_INTERVAL", c.RetentionInterval, time.Second, 7*day)
 	check.within("MESSAGE_MAX_LENGTH", c.MessageMaxLength, 0, 2000)
 	return check.faults

@@ -67,6 +67,7 @@ type Config struct {
 	RetentionEvents   time.Duration `env:"RETENTION_EVENTS" envDefault:"2160h" about:"how long events and inboxes are kept in the database; beyond it clients are told resync"`
 	RetentionCommands time.Duration `env:"RETENTION_COMMANDS" envDefault:"720h" about:"how long outcomes of commands are kept; longer than the commands topic keeps records"`
 	RetentionPushes   time.Duration `env:"RETENTION_PUSHES" envDefault:"1080h" about:"how long settled push deliveries are kept"`
+	RetentionReports  time.Duration `env:"RETENTION_REPORTS" envDefault:"2160h" about:"how long a report's texts are kept after it was resolved, or one of its two was erased"`
 	RetentionInterval time.Duration `env:"RETENTION_INTERVAL" envDefault:"1h" about:"time between two rounds of the clean-up"`
 
 	MessageMaxLength int `env:"MESSAGE_MAX_LENGTH" envDefault:"500" about:"most characters of a request's message"`

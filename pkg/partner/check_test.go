@@ -104,7 +104,7 @@ func (w *world) checkStart(c partner.Command, d partner.Decision) error {
 	}
 	for _, id := range []uuid.UUID{c.Pair.Low, c.Pair.High} {
 		u, _ := w.loadUser(id)
-		if id == c.Issuer && u.Status == partner.UserDeleting || id != c.Issuer && u.Status != partner.UserActive {
+		if id == c.Issuer && u.Status != partner.UserActive && u.Status != partner.UserDeactivated || id != c.Issuer && u.Status != partner.UserActive {
 			return fmt.Errorf("user with status %d became a partner", u.Status)
 		}
 	}

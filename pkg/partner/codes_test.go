@@ -147,6 +147,17 @@ func TestCodesInOrder(t *testing.T) {
 		"forfeit: in the last":    {state(ended(current)), command(partner.Forfeit, ann(), of(current), at(start().Add(window))), ""},
 		"forfeit: archived":       {state(ended(current)), command(partner.Forfeit, ann(), of(current), at(start().Add(window+1000))), partner.CodeNotFound},
 
+		"send: a suspended issuer, to oneself":    {aloneState(status(partner.UserSuspended)), command(partner.Send, ann(), alone), partner.CodeForbidden},
+		"accept: a suspended target":              {state(with(user(bob(), status(partner.UserSuspended))), request(req, ann())), command(partner.Accept, bob(), names(req)), partner.CodeForbidden},
+		"accept: of a suspended sender":           {state(with(user(ann(), status(partner.UserSuspended))), request(req, ann())), command(partner.Accept, bob(), names(req)), partner.CodeTargetUnavailable},
+		"cancel: a suspended sender":              {state(with(user(ann(), status(partner.UserSuspended))), request(req, ann())), command(partner.Cancel, ann(), names(req)), partner.CodeForbidden},
+		"breakup accept: a suspended partner":     {state(active(current), with(user(bob(), status(partner.UserSuspended), occupied(1, current, ann()))), breakup(asked, ann())), command(partner.AcceptBreakup, bob(), answers(asked)), partner.CodeForbidden},
+		"profile: a suspended issuer":             {aloneState(status(partner.UserSuspended)), command(partner.UpdateProfile, ann(), alone), partner.CodeForbidden},
+		"remove: a suspended issuer":              {state(active(current), with(user(ann(), status(partner.UserSuspended), occupied(1, current, bob())))), command(partner.Remove, ann()), ""},
+		"delete: a suspended issuer":              {aloneState(status(partner.UserSuspended)), command(partner.DeleteAccount, ann(), alone), ""},
+		"unblock: a suspended issuer":             {state(anns(blocks), with(user(ann(), status(partner.UserSuspended)))), command(partner.Unblock, ann()), partner.CodeForbidden},
+		"send: to somebody suspended, as if full": {state(with(user(bob(), status(partner.UserSuspended)))), command(partner.Send, ann()), partner.CodeTargetUnavailable},
+
 		"delete: again":              {aloneState(status(partner.UserDeleting)), command(partner.DeleteAccount, ann(), alone), partner.CodeAccountDeleting},
 		"block: a deleting issuer":   {state(with(user(ann(), status(partner.UserDeleting)))), command(partner.Block, ann()), partner.CodeAccountDeleting},
 		"profile: a deleting issuer": {aloneState(status(partner.UserDeleting)), command(partner.UpdateProfile, ann(), alone), partner.CodeAccountDeleting},

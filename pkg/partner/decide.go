@@ -22,7 +22,10 @@ import (
 // far as its target counts as its issuer's wish to be in touch (see send). The checks run in one order,
 // so each case has one code. For every command of a user it starts with:
 //
-//   - account_deleting: the issuer is being deleted, or is not known (any more).
+//   - account_deleting: the issuer is being deleted, or is not known (any more);
+//   - forbidden: the issuer is suspended. It meets what was queued before the suspension,
+//     since nobody who is suspended can issue more. A leave, a block and a deletion are
+//     carried out all the same: who has left stays gone, whatever else they have done.
 //
 // The function of each command's type lists its own codes in order. Follow-ups are never
 // rejected: they do what is left to do, and when that is nothing they yield one event
@@ -48,8 +51,13 @@ func (t *turn) done(outcome Outcome) Decision {
 
 // run does what the command asks. An unknown type never gets here: decoding stops it.
 func (t *turn) run() Outcome {
-	if issuer := t.users[t.cmd.Issuer]; !t.cmd.FollowUp() && (issuer.Status == UserUnknown || issuer.Status == UserDeleting) {
-		return t.reject(CodeAccountDeleting)
+	if !t.cmd.FollowUp() {
+		switch status := t.users[t.cmd.Issuer].Status; {
+		case status == UserUnknown || status == UserDeleting:
+			return t.reject(CodeAccountDeleting)
+		case status == UserSuspended && !t.cmd.Type.leaves():
+			return t.reject(CodeForbidden)
+		}
 	}
 	switch t.cmd.Type {
 	case Send:

@@ -154,6 +154,7 @@ const (
 	CodeNotPending          Code = "not_pending"
 	CodeNotCurrent          Code = "not_current"
 	CodeAccountDeleting     Code = "account_deleting"
+	CodeForbidden           Code = "forbidden"
 	CodeIdempotencyMismatch Code = "idempotency_mismatch"
 	CodeStale               Code = "stale"
 )

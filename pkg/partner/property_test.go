@@ -308,7 +308,7 @@ func TestHistoriesGetSomewhere(t *testing.T) {
 	}
 	want := []string{
 		"restored", "crossed", "silent", "self_request", "already_partners", "request_pending", "no_vacant_slot",
-		"target_unavailable", "not_found", "not_pending", "not_current", "account_deleting", "blocked_by_you", "cooldown",
+		"target_unavailable", "not_found", "not_pending", "not_current", "account_deleting", "forbidden", "blocked_by_you", "cooldown",
 	}
 	for _, e := range partner.EventTypes() {
 		want = append(want, e.String())

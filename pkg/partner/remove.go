@@ -96,3 +96,6 @@ func (t *turn) forfeit() Outcome {
 	t.emit(EventCommandApplied, t.cmd.Issuer, EventData{Command: t.cmd.Type.String(), PartnershipID: &id}, t.cmd.Issuer)
 	return Outcome{Result: Result{PartnershipID: &id, Status: "forfeited"}}
 }
+
+// leaves reports whether a command of a user only takes its issuer away from somebody.
+func (t CommandType) leaves() bool { return t == Remove || t == Block || t == DeleteAccount }

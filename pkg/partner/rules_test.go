@@ -147,6 +147,10 @@ func (w *world) expect(c partner.Command, now time.Time) partner.Code {
 		return ""
 	case !exists || issuer.Status == partner.UserDeleting:
 		return partner.CodeAccountDeleting
+	case issuer.Status == partner.UserSuspended:
+		if c.Type != partner.Remove && c.Type != partner.Block && c.Type != partner.DeleteAccount {
+			return partner.CodeForbidden
+		}
 	}
 	switch c.Type {
 	case partner.Send:

@@ -35,6 +35,7 @@ type Keep struct {
 	Events   time.Duration // with the inboxes; default 90 days
 	Commands time.Duration // outcomes; longer than the commands topic keeps records, at most Events; default 30 days
 	Pushes   time.Duration // settled deliveries; default 45 days
+	Reports  time.Duration // what a report said, after it was closed; default 90 days
 }
 
 // What is no configuration: the privacy notice promises it.
@@ -77,6 +78,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Keep.Events, 90*day)
 	def(&c.Keep.Commands, 30*day)
 	def(&c.Keep.Pushes, 45*day)
+	def(&c.Keep.Reports, 90*day)
 	def(&c.Interval, time.Hour)
 	def(&c.Pause, 20*time.Millisecond)
 	def(&c.Within, 10*time.Second)

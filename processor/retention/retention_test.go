@@ -371,3 +371,39 @@ func TestOutcomesLongerThanEvents(t *testing.T) {
 		t.Error("outcomes could outlive the events that they are found by")
 	}
 }
+
+// What reports said goes when it is said to; that there were reports stays.
+func TestReportsAreForgotten(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	reporter, target := r.user(), r.user()
+	plant := func(reason string, status int, closed *time.Duration) {
+		var at *time.Time
+		if closed != nil {
+			at = new(r.now.Add(-*closed))
+		}
+		var resolution *int
+		var resolvedAt *time.Time
+		note := ""
+		if status == 2 {
+			resolution, resolvedAt, note = new(2), new(r.now), "note"
+		}
+		r.exec(`INSERT INTO reports (id, reporter, target, reason, detail, status, resolution, note, resolved_at, created_at, closed_at)
+			VALUES (gen_random_uuid(), $1, $2, $3, 'detail', $4, $5, $6, $7, now(), $8)`,
+			reporter, target, reason, status, resolution, note, resolvedAt, at)
+	}
+	plant("open", 1, nil)
+	plant("just kept", 2, new(90*day-time.Second))
+	plant("of one whom nobody was erased for long enough", 1, new(89*day))
+	plant("resolved", 2, new(90*day+time.Second))
+	for range 4 { // more than one step
+		plant("erased", 1, new(91*day))
+	}
+	r.sweep()
+	r.want("reports", []string{
+		"1: just kept detail note", "1: of one whom nobody was erased for long enough detail", "1: open detail", "4: lapsed", "1: resolved",
+	}, `SELECT n || ': ' || what FROM (SELECT count(*) AS n, CASE
+			WHEN reason <> '' THEN trim(reason || ' ' || detail || ' ' || note)
+			WHEN status = 2 AND resolved_at IS NOT NULL AND detail || note = '' THEN CASE resolution WHEN 4 THEN 'lapsed' WHEN 2 THEN 'resolved' END END AS what
+		FROM reports GROUP BY 2) x ORDER BY (what IN ('lapsed', 'resolved')), what`)
+}

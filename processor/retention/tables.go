@@ -19,6 +19,7 @@ func (s *Sweeper) tasks() []task {
 		{name: "dead_letter_bytes", lock: 4, step: s.older("dead_letters", emptyLettersSQL, keepBytes)},
 		{name: "dead_letters", lock: 5, step: s.older("dead_letters", deleteLettersSQL, keepLetters)},
 		{name: "parked_actions", lock: 12, step: s.older("parked_actions", deleteActionsSQL, keepLetters)},
+		{name: "reports", lock: 13, step: s.older("reports", forgetReportsSQL, s.cfg.Keep.Reports)},
 		{name: "activity_addresses", lock: 6, step: s.addresses},
 		{name: "activity_months", lock: 7, step: s.months},
 		{name: "realtime_tickets", lock: 8, step: s.older("realtime_tickets", deleteTicketsSQL, 0)},
@@ -45,6 +46,15 @@ DELETE FROM dead_letters WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM dead_letters
 // What operators had done to parked commands; what a trial would have changed is in it.
 const deleteActionsSQL = `
 DELETE FROM parked_actions WHERE id = ANY (ARRAY(SELECT a.id FROM parked_actions a WHERE a.executed_at < $1 LIMIT $2))`
+
+// What a report said, since it was decided on or one of its two was erased; that there was
+// one, about whom, and what came of it stays. One that nobody has decided on is over then
+// (resolved as lapsed): there is nothing left to decide by.
+const forgetReportsSQL = `
+UPDATE reports SET reason = '', detail = '', note = '', status = 2, resolution = COALESCE(resolution, 4),
+    resolved_at = COALESCE(resolved_at, now())
+WHERE id = ANY (ARRAY(
+    SELECT r.id FROM reports r WHERE r.closed_at < $1 AND r.reason <> '' ORDER BY r.closed_at LIMIT $2 FOR UPDATE SKIP LOCKED))`
 
 // A gateway that uses one up at this moment has it in hand.
 const deleteTicketsSQL = `
