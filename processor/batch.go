@@ -35,6 +35,7 @@ type partition struct {
 	stale    staleCache
 
 	published atomic.Int64 // by the relay: all rows up to it are on their topics
+	seen      atomic.Int64 // when the table last showed our epoch, in nanoseconds
 	applied   atomic.Int64 // next, for the watchdog and the lag
 	horizon   atomic.Int64 // by observe, in microseconds: what was in the log by this wall time is applied
 	awaited   atomic.Bool  // a timer waits for the horizon to pass it
@@ -106,6 +107,7 @@ type batch struct {
 	rules      rules
 	now        time.Time // applied_at
 	partitions int       // of the commands topic
+	begun      time.Time // by the machine's clock: nobody had claimed the partitions by then
 
 	users       []uuid.UUID // ascending
 	pairs       []partner.Pair
@@ -245,6 +247,7 @@ func (e *fencedError) Error() string { return fmt.Sprintf("fenced on %d partitio
 func (p *Processor) attempt(ctx context.Context, conn *pgx.Conn, b *batch) (*changes, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
 	defer cancel()
+	b.begun = time.Now()
 	b.ctx, b.conn, b.rules, b.partitions = ctx, conn, p.cfg.rules, p.cfg.Partitions
 	w, fences, err := b.load(ctx, conn)
 	if err != nil {

@@ -42,6 +42,7 @@ func (p *Processor) claim(ctx context.Context, conn *pgx.Conn, assigned []bus.As
 	}
 	tctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
 	defer cancel()
+	now := time.Now()
 	rows, err := conn.Query(tctx, claimSQL, ids, starts, p.cfg.Owner, p.cfg.Clock())
 	if err != nil {
 		return nil, "", fmt.Errorf("claim partitions: %w", err)
@@ -53,6 +54,7 @@ func (p *Processor) claim(ctx context.Context, conn *pgx.Conn, assigned []bus.As
 		}
 		part.published.Store(part.relayed)
 		part.applied.Store(part.next)
+		part.seen.Store(now.UnixNano())
 		return part, nil
 	})
 	if err != nil {

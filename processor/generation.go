@@ -42,6 +42,9 @@ func (p *Processor) generation(ctx context.Context, gen bus.Generation) error {
 	if err != nil {
 		return err
 	}
+	if err := p.takeOver(fetching, parts); err != nil {
+		return err
+	}
 	p.cfg.Log.Info("processor generation started", slog.Int("generation", int(gen.ID)), slog.Int("partitions", len(parts)))
 
 	workers := make([]*worker, min(p.cfg.Workers, len(parts)))

@@ -21,7 +21,8 @@ type metrics struct {
 	backlog   *prometheus.GaugeVec // partition
 	parked    *prometheus.CounterVec
 	dead      prometheus.Counter
-	timers    *prometheus.CounterVec // outcome: applied, nothing_due
+	timers    *prometheus.CounterVec // outcome: applied, published, nothing_due
+	again     prometheus.Counter
 	looks     prometheus.Counter
 	published *prometheus.CounterVec // topic
 	stale     prometheus.Counter
@@ -69,6 +70,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		parked:    counts("parked_total", "Commands parked, by reason.", "reason"),
 		dead:      count("dead_letters_total", "Records that could not be decoded."),
 		timers:    counts("timers_total", "Due timers by outcome: applied, published, or nothing_due when a command had come first.", "outcome"),
+		again:     count("published_again_total", "Keys of compacted topics to be written again, after a takeover or a write of unknown outcome."),
 		looks:     count("timer_looks_total", "Looks for due timers, by all workers."),
 		published: counts("published_total", "Records written, by topic.", "topic"),
 		stale:     count("stale_checks_total", "Questions to the broker about when a record was appended."),
@@ -84,7 +86,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	for _, c := range []prometheus.Collector{
 		m.batch, m.tx, m.apply, m.publish, m.commands, m.events, m.fenced, m.retries, m.restarts,
-		m.lag, m.oldest, m.backlog, m.parked, m.dead, m.timers, m.looks, m.published, m.stale,
+		m.lag, m.oldest, m.backlog, m.parked, m.dead, m.timers, m.again, m.looks, m.published, m.stale,
 		m.panics, m.actions, m.waiting, m.pairs, m.parkedAge, m.letters,
 	} {
 		if err := reg.Register(c); err != nil {

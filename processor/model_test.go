@@ -326,7 +326,7 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 	}{
 		"breakups":  {m.breakups, breakups(r)},
 		"nicknames": {m.nicknames, keyed[string](r, `SELECT owner::text || target::text, nickname FROM nicknames`)},
-		"timers":    {len(m.timers), len(keyed[int16](r, `SELECT low::text || high::text || kind, kind FROM timers`))},
+		"timers":    {len(m.timers), len(keyed[int16](r, `SELECT low::text || high::text || kind, kind FROM timers WHERE kind < 4`))},
 		"cuts":      {m.cuts, keyed[int](r, `SELECT recipient || ' ' || origin || ' ' || last_seq, 1 FROM cuts`)},
 		"names": {m.names, table(r, `SELECT id, display_name FROM users`, func(row pgx.CollectableRow) (id uuid.UUID, name string, err error) {
 			err = row.Scan(&id, &name)

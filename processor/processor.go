@@ -91,6 +91,7 @@ type Config struct {
 	StallAfter       time.Duration // no progress for so long despite records ends the generation; default 30 s
 	TimerPoll        time.Duration // how often due timers are looked for, and the log's end for their sake; default 1 s
 	RelayIdle        time.Duration // relayed_seq is written after so long without a batch; default 200 ms
+	LateWrite        time.Duration // in which a write that was given up may still arrive; default 1 min: a record that it could cover is written again then
 	RelayBuffer      int           // rows held for the relay in memory, per worker; default 8192
 
 	SessionTimeout   time.Duration // of the group; zero is the bus's default
@@ -122,6 +123,7 @@ func (c Config) withDefaults() Config {
 	def(&c.StallAfter, 30*time.Second)
 	def(&c.TimerPoll, time.Second)
 	def(&c.RelayIdle, 200*time.Millisecond)
+	def(&c.LateWrite, time.Minute)
 	if c.Workers == 0 {
 		c.Workers = min(runtime.GOMAXPROCS(0), 3)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -22,12 +23,36 @@ func (r *rig) announced() {
 	r.settled()
 }
 
+// all reads a topic, partition by partition.
+func (r *rig) all(topic string) []contract.Record {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	start, end, err := r.bus.Offsets(ctx, topic)
+	if err != nil {
+		r.t.Fatalf("offsets of %s: %v", topic, err)
+	}
+	var out []contract.Record
+	for p := range end {
+		reader := r.bus.Open(topic, p, start[p])
+		for o := start[p]; o < end[p]; o++ {
+			rec, err := reader.Read(ctx)
+			if err != nil {
+				r.t.Fatalf("read %s: %v", topic, err)
+			}
+			out = append(out, rec)
+		}
+		reader.Close()
+	}
+	return out
+}
+
 // coupleStates and userStates read the compacted topics: each key's records in order, each
 // held against its schema, and versions that rise.
-func (r *rig) coupleStates(m *memory) map[partner.Pair][]contract.Couple {
+func (r *rig) coupleStates() map[partner.Pair][]contract.Couple {
 	r.t.Helper()
 	out := map[partner.Pair][]contract.Couple{}
-	for _, rec := range m.all(r.topics.Couples) {
+	for _, rec := range r.all(r.topics.Couples) {
 		c, err := contract.DecodeCouple(rec)
 		if err != nil {
 			r.t.Fatal(err)
@@ -44,10 +69,10 @@ func (r *rig) coupleStates(m *memory) map[partner.Pair][]contract.Couple {
 	return out
 }
 
-func (r *rig) userStates(m *memory) map[uuid.UUID][]contract.User {
+func (r *rig) userStates() map[uuid.UUID][]contract.User {
 	r.t.Helper()
 	out := map[uuid.UUID][]contract.User{}
-	for _, rec := range m.all(r.topics.Users) {
+	for _, rec := range r.all(r.topics.Users) {
 		u, err := contract.DecodeUser(rec)
 		if err != nil {
 			r.t.Fatal(err)
@@ -116,7 +141,7 @@ func hookOnce(at Point, do func()) func(context.Context, Point) error {
 
 func TestCouplesAndUsersAreTold(t *testing.T) {
 	t.Parallel()
-	r, m := newMemoryRig(t)
+	r, _ := newMemoryRig(t)
 	r.start()
 	a, b, c := r.user(2), r.user(2), r.user(1)
 	r.announce(a, b, c)
@@ -128,7 +153,7 @@ func TestCouplesAndUsersAreTold(t *testing.T) {
 	quiet.Quiet = true
 	r.post(quiet)
 	r.settled()
-	first := r.coupleStates(m)[partner.PairOf(a, b)]
+	first := r.coupleStates()[partner.PairOf(a, b)]
 	if diff := cmp.Diff([]said{{"active", 0, false}, {"ended", 0, true}, {"active", 1, false}, {"ended", 1, true}}, sayings(first)); diff != "" {
 		t.Errorf("couple (-want +got):\n%s", diff)
 	}
@@ -144,7 +169,7 @@ func TestCouplesAndUsersAreTold(t *testing.T) {
 	r.settled()
 	r.post(accept(b, fresh))
 	r.settled()
-	all := r.coupleStates(m)[partner.PairOf(a, b)]
+	all := r.coupleStates()[partner.PairOf(a, b)]
 	if diff := cmp.Diff([]said{{"archived", 1, true}, {"active", 0, false}}, sayings(all[len(first):])); diff != "" {
 		t.Errorf("couple after a fresh start (-want +got):\n%s", diff)
 	}
@@ -161,7 +186,7 @@ func TestCouplesAndUsersAreTold(t *testing.T) {
 	r.exec(`UPDATE users SET tier = 2, status = 3 WHERE id = $1`, c)
 	r.announce(c)
 	r.announced()
-	users := r.userStates(m)
+	users := r.userStates()
 	type user struct{ Tier, Locale, Timezone, Status string }
 	told := map[uuid.UUID][]user{}
 	for id, states := range users {
@@ -188,7 +213,7 @@ func TestCouplesAndUsersAreTold(t *testing.T) {
 // and under each pair that it ever was a couple with, archived ones too.
 func TestErasureLeavesTombstones(t *testing.T) {
 	t.Parallel()
-	r, m := newMemoryRig(t)
+	r, _ := newMemoryRig(t)
 	r.start()
 	leaver, b, c := r.user(3), r.user(2), r.user(2)
 	r.announce(leaver, b)
@@ -203,7 +228,7 @@ func TestErasureLeavesTombstones(t *testing.T) {
 	r.post(command(partner.DeleteAccount, leaver, leaver))
 	r.erased(leaver)
 	r.announced()
-	couples, users := r.coupleStates(m), r.userStates(m)
+	couples, users := r.coupleStates(), r.userStates()
 	for _, other := range []uuid.UUID{b, c} {
 		states := couples[partner.PairOf(leaver, other)]
 		if last := states[len(states)-1]; !last.Erased {
@@ -222,7 +247,7 @@ func TestErasureLeavesTombstones(t *testing.T) {
 	// Whatever announces an erased user, nothing of them comes back.
 	r.announce(leaver)
 	r.announced()
-	if states := r.userStates(m)[leaver]; !states[len(states)-1].Erased {
+	if states := r.userStates()[leaver]; !states[len(states)-1].Erased {
 		t.Errorf("after the erasure there is %+v", states[len(states)-1])
 	}
 }
@@ -231,7 +256,7 @@ func TestErasureLeavesTombstones(t *testing.T) {
 // publishes it is published again: its timer is not taken for the one that was done.
 func TestChangeWhilePublishingIsPublished(t *testing.T) {
 	t.Parallel()
-	r, m := newMemoryRig(t)
+	r, _ := newMemoryRig(t)
 	u := r.user(1)
 	changed := make(chan struct{}, 1)
 	r.start(func(c *Config) {
@@ -258,7 +283,7 @@ func TestChangeWhilePublishingIsPublished(t *testing.T) {
 	r.announce(u)
 	<-changed
 	r.announced()
-	states := r.userStates(m)[u]
+	states := r.userStates()[u]
 	if got := states[len(states)-1].Tier; got != "premium" {
 		t.Errorf("the last record says %s, want premium", got)
 	}
@@ -287,7 +312,7 @@ func TestStateOfBeforeIsPublished(t *testing.T) {
 	r.reg = prometheus.NewRegistry()
 	r.start()
 	r.announced()
-	couples, users := r.coupleStates(m), r.userStates(m)
+	couples, users := r.coupleStates(), r.userStates()
 	got := map[partner.Pair][]said{}
 	for pair, states := range couples {
 		got[pair] = sayings(states)

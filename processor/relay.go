@@ -28,6 +28,7 @@ type relay struct {
 	epoch string
 	parts map[int]*partition
 	wake  chan struct{}
+	conn  *pgx.Conn // of run, while it has something to ask the table
 
 	mu     sync.Mutex
 	queue  []row
@@ -113,8 +114,7 @@ func (r *relay) caughtUp(id int) {
 
 // run publishes until it is closed and has published all, or ctx ends.
 func (r *relay) run(ctx context.Context) error {
-	var conn *pgx.Conn
-	defer func() { closeConn(conn) }()
+	defer func() { closeConn(r.conn) }()
 	for {
 		rows, late, upTo, done := r.take(relayChunk)
 		switch {
@@ -126,14 +126,13 @@ func (r *relay) run(ctx context.Context) error {
 			}
 			continue
 		case late >= 0:
-			var err error
-			if conn, err = r.catchUp(ctx, conn, r.parts[late], upTo); err != nil {
+			if err := r.catchUp(ctx, r.parts[late], upTo); err != nil {
 				return err
 			}
 			continue
 		}
-		closeConn(conn)
-		conn = nil
+		closeConn(r.conn)
+		r.conn = nil
 		select {
 		case <-r.wake:
 		case <-ctx.Done():
@@ -143,30 +142,23 @@ func (r *relay) run(ctx context.Context) error {
 }
 
 // catchUp publishes the next rows of a partition from the table.
-func (r *relay) catchUp(ctx context.Context, conn *pgx.Conn, part *partition, upTo int64) (*pgx.Conn, error) {
-	for attempt := 0; ; attempt++ {
-		rows, err := r.read(ctx, &conn, part, upTo)
-		if err == nil {
-			if len(rows) == 0 {
-				return conn, fmt.Errorf("events of partition %d after %d are not in the table, up to %d were committed",
-					part.id, part.published.Load(), upTo)
-			}
-			if err = r.publish(ctx, rows); err != nil {
-				return conn, err
-			}
-			r.caughtUp(part.id)
-			return conn, nil
-		}
-		closeConn(conn)
-		conn = nil
-		r.p.metrics.retries.WithLabelValues("relay_read").Inc()
-		if attempt == 0 {
-			r.p.cfg.Log.Warn("relay read failed, trying again", slog.Int("partition", part.id), slog.Any("error", err))
-		}
-		if !backoff(ctx, attempt, 10*time.Millisecond, time.Second) {
-			return nil, ctx.Err()
-		}
+func (r *relay) catchUp(ctx context.Context, part *partition, upTo int64) error {
+	var rows []row
+	if err := r.withConn(ctx, func(conn *pgx.Conn) (err error) {
+		rows, err = r.read(ctx, conn, part, upTo)
+		return err
+	}); err != nil {
+		return err
 	}
+	if len(rows) == 0 {
+		return fmt.Errorf("events of partition %d after %d are not in the table, up to %d were committed",
+			part.id, part.published.Load(), upTo)
+	}
+	if err := r.publish(ctx, rows); err != nil {
+		return err
+	}
+	r.caughtUp(part.id)
+	return nil
 }
 
 // The outbox from a cursor on. Sequences come from a locked row, so there is no row that
@@ -180,17 +172,10 @@ WHERE partition = $1 AND seq > $2 AND seq <= $3
 ORDER BY seq
 LIMIT $4`
 
-func (r *relay) read(ctx context.Context, conn **pgx.Conn, part *partition, upTo int64) ([]row, error) {
+func (r *relay) read(ctx context.Context, conn *pgx.Conn, part *partition, upTo int64) ([]row, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.p.cfg.TxDeadline)
 	defer cancel()
-	if *conn == nil {
-		c, err := r.p.dial(ctx)
-		if err != nil {
-			return nil, err
-		}
-		*conn = c
-	}
-	found, err := (*conn).Query(ctx, outboxSQL, part.id, part.published.Load(), upTo, relayChunk)
+	found, err := conn.Query(ctx, outboxSQL, part.id, part.published.Load(), upTo, relayChunk)
 	if err != nil {
 		return nil, fmt.Errorf("read outbox of partition %d: %w", part.id, err)
 	}
@@ -221,8 +206,15 @@ func (r *relay) publish(ctx context.Context, rows []row) error {
 			}
 			ends[i] = len(recs)
 		}
+		written := sent{recs, ends}
+		if err := r.owns(ctx, rows, written); err != nil {
+			return err
+		}
 		err := r.write(ctx, recs)
-		left := r.confirm(rows, sent{recs, ends}, err)
+		if err := r.unsure(ctx, rows, written, err); err != nil {
+			return err
+		}
+		left := r.confirm(rows, written, err)
 		if len(left) == 0 {
 			break
 		}

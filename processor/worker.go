@@ -336,6 +336,7 @@ func (w *worker) committed(ctx context.Context, b *batch, done *changes) error {
 		s.part.version++
 		s.part.next, s.part.lastID, s.part.eventSeq, s.part.relayed = s.next, s.lastID, s.eventSeq, s.relayed
 		s.part.applied.Store(s.next)
+		s.part.seen.Store(b.begun.UnixNano())
 	}
 	w.p.count(b, done)
 	w.p.logActivity(done.activity)
@@ -477,6 +478,7 @@ WHERE partition = $1 AND epoch = $2`
 func (w *worker) saveOne(ctx context.Context, part *partition, published int64) bool {
 	ctx, cancel := context.WithTimeout(ctx, w.p.cfg.TxDeadline)
 	defer cancel()
+	now := time.Now()
 	tag, err := w.conn.Exec(ctx, saveRelayedSQL, part.id, part.epoch, published)
 	switch {
 	case err != nil:
@@ -487,6 +489,7 @@ func (w *worker) saveOne(ctx context.Context, part *partition, published int64) 
 		w.fence([]*partition{part})
 	default:
 		part.relayed = published
+		part.seen.Store(now.UnixNano())
 		w.relay.backlog(part)
 	}
 	return true

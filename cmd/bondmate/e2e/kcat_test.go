@@ -19,12 +19,7 @@ import (
 // the published schemas.
 func TestKcatReadsEvents(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("kcat"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("kcat is not installed")
-		}
-		t.Skip("!!! kcat is not installed: the topics are not read from outside")
-	}
+	needKcat(t)
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
@@ -41,6 +36,16 @@ func TestKcatReadsEvents(t *testing.T) {
 		couple(t, ingest.server())
 		readWithKcat(t, broker.Brokers()[0], c.topics.Events)
 	})
+}
+
+func needKcat(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("kcat"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("kcat is not installed")
+		}
+		t.Skip("!!! kcat is not installed: the topics are not read from outside")
+	}
 }
 
 // couple makes a couple and ends it: six events.
