@@ -2,6 +2,7 @@ package contract_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -77,6 +78,9 @@ func again(rec contract.Record) (contract.Record, error) {
 		if err != nil {
 			return rec, err
 		}
+		if err := knowsAll(ev); err != nil {
+			return rec, err
+		}
 		return contract.EncodeEvent(rec.Topic, rec.Partition, ev)
 	case topics.Couples:
 		c, err := contract.DecodeCouple(rec)
@@ -141,5 +145,99 @@ func TestGolden(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// knowsAll holds an event's data against what the code makes of it: encoding passes the
+// data through, so a field that the code has lost would not be missed otherwise.
+func knowsAll(ev contract.Event) error {
+	details, err := ev.Details()
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(details)
+	if err != nil {
+		return err
+	}
+	var was, is any
+	if err := errors.Join(json.Unmarshal(ev.Data, &was), json.Unmarshal(text, &is)); err != nil {
+		return err
+	}
+	if diff := cmp.Diff(was, is); diff != "" {
+		return fmt.Errorf("the data read and written again differs (-golden +got):\n%s", diff)
+	}
+	return nil
+}
+
+// paths lists the fields of a JSON value as schemas name them: those of an array's elements
+// with [] behind the array.
+func paths(prefix string, value any, into map[string]bool) {
+	switch v := value.(type) {
+	case map[string]any:
+		for name, field := range v {
+			into[prefix+"."+name] = true
+			paths(prefix+"."+name, field, into)
+		}
+	case []any:
+		for _, element := range v {
+			into[prefix+"[]"] = true
+			paths(prefix+"[]", element, into)
+		}
+	}
+}
+
+// Every field that a schema names is in a golden record of its type, and the other way
+// round: so a field that is removed, renamed or retyped in the code fails TestGolden, of
+// whatever type it is.
+func TestGoldenRecordsHaveEveryField(t *testing.T) {
+	t.Parallel()
+	schemas, err := contract.Schemas()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := map[string]map[string]bool{}
+	files, err := filepath.Glob("testdata/golden/*.record")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec := parseRecord(t, text)
+		kind := rec.Header("ce_type")
+		if golden[kind] == nil {
+			golden[kind] = map[string]bool{}
+		}
+		if rec.Value == nil {
+			continue
+		}
+		var value any
+		if err := json.Unmarshal(rec.Value, &value); err != nil {
+			t.Fatal(err)
+		}
+		paths("", value, golden[kind])
+	}
+	for kind, text := range schemas {
+		var schema map[string]any
+		if err := json.Unmarshal(text, &schema); err != nil {
+			t.Fatal(err)
+		}
+		named := map[string]string{}
+		shape(t, "", schema, named)
+		for path := range named {
+			if !golden[kind][path] {
+				t.Errorf("%s: no golden record has the field %s", kind, path)
+			}
+		}
+		for path := range golden[kind] {
+			if strings.HasPrefix(path, ".profile.theme.entries.") {
+				continue // named by their user
+			}
+			if _, ok := named[path]; !ok {
+				t.Errorf("%s: the schema does not name the field %s", kind, path)
+			}
+		}
 	}
 }

@@ -121,6 +121,16 @@ func sample(t testing.TB) map[string]contract.Record {
 			t.Fatal(err)
 		}
 		records["command-"+name] = rec
+		if cmd.FollowUp() {
+			continue
+		}
+		// The same with all that any command may say of where it comes from.
+		cmd.Address, cmd.Device = "203.0.113.7", "Bond Mate 3.1 (Android 16)"
+		cmd.Cause = id(66)
+		if rec, err = contract.EncodeCommand(contract.NewTopics(contract.DefaultPrefix), contract.DefaultPartitions, cmd, trace); err != nil {
+			t.Fatal(err)
+		}
+		records["command-"+name+"-full"] = rec
 	}
 	for name, ev := range story(t) {
 		key := []byte(ev.Pair)
@@ -129,6 +139,9 @@ func sample(t testing.TB) map[string]contract.Record {
 			t.Fatal(err)
 		}
 		records["event-"+name] = rec
+		if ev.Type == partner.EventPartnershipEnded.String() || ev.Type == partner.EventPartnershipArchived.String() {
+			records["event-"+name+"-since"] = rec // the records of these names are older than some of the fields
+		}
 	}
 	rec, err := contract.EncodeDeadLetter(contract.NewTopics(contract.DefaultPrefix).DeadLetter, 3, contract.DeadLetter{
 		Topic: "bondmate.commands.v1", Partition: 3, Offset: 42, Error: "decode command: malformed record: type is missing",
