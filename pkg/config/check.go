@@ -70,7 +70,8 @@ func (c Config) check() []*Fault {
 	}
 	check.lasts("SHUTDOWN_DELAY", c.ShutdownDelay, 0, 15*time.Second)
 
-	check.database(c.DatabaseURL)
+	check.database("DATABASE_URL", c.DatabaseURL)
+	check.database("DATABASE_READ_URL", c.DatabaseReadURL)
 	check.within("DATABASE_MAX_CONNS", c.DatabaseMaxConns, 4, 1000)
 	check.within("DATABASE_MIN_CONNS", c.DatabaseMinConns, 0, max(c.DatabaseMaxConns, 0))
 
@@ -147,12 +148,12 @@ func (c *checker) origins(values []string, in Env) {
 }
 
 // database reports a bad connection string without repeating it: it may hold a password.
-func (c *checker) database(value string) {
+func (c *checker) database(variable, value string) {
 	if value == "" {
 		return
 	}
 	if _, err := pgconn.ParseConfig(value); err != nil {
-		c.fault("DATABASE_URL", "is not a PostgreSQL connection string (postgres://user:password@host:port/database)")
+		c.fault(variable, "is not a PostgreSQL connection string (postgres://user:password@host:port/database)")
 	}
 }
 

@@ -34,6 +34,7 @@ type Config struct {
 	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" about:"how long a stopping process goes on serving after it reports unready; 5s behind a load balancer"`
 
 	DatabaseURL      string `env:"DATABASE_URL" secret:"url" about:"PostgreSQL 15 or newer; unset: all starts one in DATA_DIR"`
+	DatabaseReadURL  string `env:"DATABASE_READ_URL" secret:"url" about:"a replica that export reads from; unset: DATABASE_URL"`
 	DatabaseMaxConns int    `env:"DATABASE_MAX_CONNS" envDefault:"50" about:"most connections of this process"`
 	DatabaseMinConns int    `env:"DATABASE_MIN_CONNS" envDefault:"5" about:"connections kept open while idle"`
 	PostgresBinDir   string `env:"POSTGRES_BIN_DIR" about:"directory of initdb and postgres for the embedded server; unset: searched, else fetched"`
