@@ -66,41 +66,25 @@ const setStatusSQL = `UPDATE users SET status = $2 WHERE id = $1`
 // With the sessions go their devices, tickets and acknowledgements.
 const endSessionsSQL = `DELETE FROM sessions WHERE user_id = $1`
 
-// What is erased of a user whose pairs are all closed, in order. The bare row of the id
-// stays: it outlives every command that may still name it. Rows of pairs (sides, nicknames,
-// timers) went when those were closed, and what others hold of a partnership is bare by
-// then. Events name ids alone.
-var eraseSQL = [...]string{
-	`UPDATE users SET display_name = '', partner_code = 'erased-' || id, theme = 'light', theme_entries = NULL, timezone = 'UTC',
-		locale = 'en', show_presence = false, push_preview = 'discreet', birth_date = NULL WHERE id = $1`,
-	`DELETE FROM credentials WHERE user_id = $1`,
-	`DELETE FROM devices WHERE user_id = $1`,
-	`UPDATE requests SET message = '' WHERE sender = $1 AND message <> ''`,
-	`UPDATE partnerships SET reason = '' WHERE ended_by = $1 AND reason <> ''
-		AND id IN (SELECT m.partnership_id FROM partnership_members m WHERE m.user_id = $1)`,
-	`UPDATE reports SET detail = CASE WHEN reporter = $1 THEN '' ELSE detail END, closed_at = COALESCE(closed_at, now())
-		WHERE reporter = $1 OR target = $1`, // the rest of their texts is kept for safety, for a while from now on
-	`UPDATE commands SET result = NULL WHERE result IS NOT NULL AND id = ANY (ARRAY(
-		SELECT e.command_id FROM inbox i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
-		WHERE i.user_id = $1 AND e.low = e.high))`,
-	`DELETE FROM inbox WHERE user_id = $1`,
-	`UPDATE user_streams SET read_seq = 0 WHERE user_id = $1`,
-	`DELETE FROM push_deliveries WHERE user_id = $1 AND status < 3`,
-	`SELECT activity_log_erase($1, 1000000)`, // we may only add to the log ourselves
-}
-
-func (c *changes) queueAccounts(q *pgx.Batch) {
+func (c *changes) queueAccounts(q *pgx.Batch, b *batch) {
 	ids := slices.SortedFunc(maps.Keys(c.accounts), func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
 	for _, id := range ids {
 		change := c.accounts[id]
 		q.Queue(setStatusSQL, id, int16(change.Status))
-		if change.Status == partner.UserDeleting {
-			q.Queue(endSessionsSQL, id)
+		if change.Status != partner.UserDeleting {
+			continue
 		}
-		if change.Erase {
-			for _, sql := range eraseSQL {
-				q.Queue(sql, id)
-			}
+		q.Queue(endSessionsSQL, id)
+		if !change.Erase {
+			q.Queue(cutFromAllSQL, id, b.now)
+			q.Queue(withdrawFromAllSQL, id, b.now)
+			continue
+		}
+		for _, sql := range eraseSQL {
+			q.Queue(sql, id, b.eraseRows+eraseSlack)
+		}
+		if !change.More {
+			q.Queue(erasedSQL, id, b.now)
 		}
 	}
 }

@@ -108,6 +108,7 @@ type batch struct {
 	now        time.Time // applied_at
 	partitions int       // of the commands topic
 	begun      time.Time // by the machine's clock: nobody had claimed the partitions by then
+	eraseRows  int       // of one table in one round of an erasure
 
 	users       []uuid.UUID // ascending
 	pairs       []partner.Pair
@@ -248,7 +249,7 @@ func (p *Processor) attempt(ctx context.Context, conn *pgx.Conn, b *batch) (*cha
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.TxDeadline)
 	defer cancel()
 	b.begun = time.Now()
-	b.ctx, b.conn, b.rules, b.partitions = ctx, conn, p.cfg.rules, p.cfg.Partitions
+	b.ctx, b.conn, b.rules, b.partitions, b.eraseRows = ctx, conn, p.cfg.rules, p.cfg.Partitions, p.cfg.EraseRows
 	w, fences, err := b.load(ctx, conn)
 	if err != nil {
 		return nil, err

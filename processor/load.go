@@ -148,6 +148,7 @@ func (b *batch) load(ctx context.Context, conn *pgx.Conn) (*world, []fence, erro
 	q.Queue("load_parked", b.lows, b.highs).Query(w.scanParked)
 	if len(b.erasing) > 0 {
 		q.Queue(loadCouplesOfSQL, b.erasing).Query(w.scanCouplesOf)
+		q.Queue(loadRemainsSQL, b.erasing, b.eraseRows).Query(w.scanRemains)
 	}
 	if len(b.userStates) > 0 {
 		q.Queue("load_user_states", b.userStates).Query(w.scanUserStates)

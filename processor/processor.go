@@ -82,6 +82,8 @@ type Config struct {
 
 	Workers  int // default: the cores, at most 3
 	MaxBatch int // commands in one transaction; default 256
+	// EraseRows bounds what one transaction of an account's erasure takes of each table; default 500.
+	EraseRows int
 
 	StatementTimeout time.Duration // default 5 s
 	LockTimeout      time.Duration // default 3 s
@@ -129,6 +131,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxBatch == 0 {
 		c.MaxBatch = 256
+	}
+	if c.EraseRows == 0 {
+		c.EraseRows = 500
 	}
 	if c.RelayBuffer == 0 {
 		c.RelayBuffer = 8192

@@ -186,7 +186,7 @@ func (w *world) announce(b *batch, it *item, d partner.Decision) {
 	}
 	for _, a := range d.Accounts {
 		user(a.UserID)
-		if !a.Erase {
+		if !a.Erase || a.More {
 			continue
 		}
 		// The partitions of these pairs may be others': each pair's owner writes its record,

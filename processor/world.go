@@ -293,9 +293,11 @@ func (w *world) settle(b *batch, it *item, d partner.Decision) error {
 	w.keep(cmd.Pair, d)
 	w.announce(b, it, d)
 	for _, a := range d.Activity {
-		w.changes.activity = append(w.changes.activity, activityRow{
-			Activity: a, command: cmd.ID, at: b.now, address: cmd.Address, device: cmd.Device,
-		})
+		entry := activityRow{Activity: a, command: cmd.ID, at: b.now, address: cmd.Address, device: cmd.Device}
+		if a.Code == partner.CodeAccountDeleting {
+			entry.address, entry.device = "", "" // the erasure may have been by already
+		}
+		w.changes.activity = append(w.changes.activity, entry)
 	}
 	return nil
 }

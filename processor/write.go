@@ -117,7 +117,7 @@ func (b *batch) write(ctx context.Context, conn *pgx.Conn, c *changes) error {
 	c.queueActivity(q)
 	c.queueOutcomes(q)
 	b.queueCuts(q, c)
-	c.queueAccounts(q) // last: what erasure deletes is all there by now
+	c.queueAccounts(q, b) // last: what erasure deletes is all there by now
 	c.queuePublications(q)
 	for _, k := range c.unparked {
 		q.Queue(deleteParkedSQL, k.partition, k.offset)

@@ -5,12 +5,15 @@ import "github.com/google/uuid"
 // AccountChange is a change of a user's account.
 type AccountChange struct {
 	UserID uuid.UUID
-	// Status is the new status. With UserDeleting all sessions and devices of the user end
-	// in the same transaction.
+	// Status is the new status. With UserDeleting, in the same transaction, all sessions and
+	// devices of the user end, and of what anybody has of the user and has not acknowledged
+	// only the place is left, as with a Cut: of everybody, however many they are (G9).
 	Status UserStatus
 	// Erase says that all pairs of the user are closed: every personal datum of the user
 	// goes, the bare row of the id stays. Status is UserDeleting then.
 	Erase bool
+	// More says that Erase goes as far as one transaction does, and that another follows.
+	More bool
 }
 
 // deleteAccount begins the deletion of the issuer's account. From here on every command
@@ -19,10 +22,6 @@ type AccountChange struct {
 // a command of its own; what is left of them is erased when all are.
 func (t *turn) deleteAccount() Outcome {
 	user := t.cmd.Issuer
-	for _, other := range t.users[user].Counterparts {
-		// Not by cut: the others are not among the users of this state.
-		t.decision.Cuts = append(t.decision.Cuts, Cut{Recipient: other, Origin: user})
-	}
 	t.changeUser(user, func(u User) User { u.Status = UserDeleting; return u })
 	t.decision.Accounts = append(t.decision.Accounts, AccountChange{UserID: user, Status: UserDeleting})
 	t.closePairs(t.emit(EventAccountDeleted, uuid.Nil, EventData{UserID: &user}, user))
@@ -71,8 +70,8 @@ func (t *turn) closePair() Outcome {
 	return Outcome{}
 }
 
-// eraseAccount orders the erasure of what is left of a deleted user, or another round of
-// closing when there still are pairs.
+// eraseAccount orders the erasure of what is left of a deleted user, as much as one
+// transaction takes and then the next, or another round of closing when there still are pairs.
 func (t *turn) eraseAccount() Outcome {
 	user := t.cmd.Issuer
 	cause := t.applied()
@@ -80,7 +79,11 @@ func (t *turn) eraseAccount() Outcome {
 		t.closePairs(cause)
 		return Outcome{}
 	}
-	t.decision.Accounts = append(t.decision.Accounts, AccountChange{UserID: user, Status: UserDeleting, Erase: true})
+	more := t.users[user].Remains
+	t.decision.Accounts = append(t.decision.Accounts, AccountChange{UserID: user, Status: UserDeleting, Erase: true, More: more})
+	if more {
+		t.followUpErase(cause)
+	}
 	return Outcome{}
 }
 

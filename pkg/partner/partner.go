@@ -189,6 +189,9 @@ type User struct {
 	// or nickname of either direction. In ascending order, at most PendingLimit of them,
 	// with what the batch has changed so far. Loaded only for DeleteAccount and EraseAccount.
 	Counterparts []uuid.UUID
+	// Remains says that there is more of the user than one transaction erases. Loaded only
+	// for EraseAccount.
+	Remains bool
 	// LastSeq is the last sequence of the user's inbox before this decision, and ReadSeq the
 	// read mark, never above it. Only ReadInbox looks at them; Decide leaves LastSeq as it is.
 	LastSeq, ReadSeq int64
