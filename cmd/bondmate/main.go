@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, term terminal) error {
 		allCommand(term), ingestCommand(term), processorCommand(term), notifierCommand(term), realtimeCommand(term),
 		migrateCommand(term), topicsCommand(term), timersCommand(term), usersCommand(term), configCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
 		replayCommand(term), reportsCommand(term),
-		replayCommand(term), exportCommand(term),
+		exportCommand(term),
 	)
 	root.SetArgs(args)
 	root.SetOut(term.stdout)
