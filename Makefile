@@ -7,6 +7,7 @@ VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || ech
 LDFLAGS       := -s -w -X main.version=$(VERSION)
 TEST_FLAGS    ?= -shuffle=on -timeout 15m
 PKGS          ?= ./...
+HISTORIES     ?= 2000000
 
 .DEFAULT_GOAL := help
 
@@ -32,6 +33,10 @@ test-race: test ## the same as test
 .PHONY: test-quick
 test-quick: ## the tests without the race detector and without Apache Kafka
 	$(GO) test -short $(TEST_FLAGS) $(PKGS)
+
+.PHONY: model
+model: ## 2,000,000 random histories of the rules (HISTORIES=n for another number), with progress
+	GOGC=400 $(GO) test -count=1 -v -timeout 120m -run 'TestManyHistories' ./pkg/partner -histories $(HISTORIES)
 
 .PHONY: lint
 lint: $(GOLANGCI) ## static analysis, architecture rules, formatting

@@ -2,6 +2,7 @@ package partner_test
 
 import (
 	"maps"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -17,16 +18,21 @@ type brokenRule struct {
 	decide decider
 }
 
+// enough is how many histories, always the same, have to find each broken rule.
+const enough = 30_000
+
 func mustFind(t *testing.T, broken map[string]brokenRule) {
 	t.Helper()
 	for name, tt := range broken {
 		t.Run(name, func(t *testing.T) {
-			for seed := range 2000 {
-				if err := happen(histories().Example(seed), tt.decide); err != nil && strings.Contains(err.Error(), tt.want) {
+			for n := range uint64(enough) {
+				h := drawHistory(rand.New(rand.NewPCG(1, n)), false)
+				if err := happen(h, tt.decide); err != nil && strings.Contains(err.Error(), tt.want) {
+					t.Logf("found by history %d", n)
 					return
 				}
 			}
-			t.Errorf("no history of 2000 found that %s", tt.want)
+			t.Errorf("no history of %d found that %s", enough, tt.want)
 		})
 	}
 }

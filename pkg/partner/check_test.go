@@ -259,7 +259,7 @@ func (w *world) checkNext(c partner.Command, d partner.Decision) error {
 	loaded := w.load(c)
 	for id, u := range loaded.Users {
 		n := d.Next.Users[id]
-		if !slices.Equal(n.Occupied, u.Occupied) || !slices.Equal(n.Pending, u.Pending) || n.Status != u.Status ||
+		if !slices.Equal(n.Occupied, u.Occupied) || !w.isPendingOf(n, u) || n.Status != u.Status ||
 			n.ReadSeq != u.ReadSeq {
 			return fmt.Errorf("next of %s is %+v, loading it gives %+v", id, n, u)
 		}
@@ -284,6 +284,17 @@ func (w *world) checkNext(c partner.Command, d partner.Decision) error {
 		}
 	}
 	return nil
+}
+
+// isPendingOf: a user's pending requests are those that loading brings, and some of those
+// that there are where there may be more.
+func (w *world) isPendingOf(n, loaded partner.User) bool {
+	if !n.PendingCut {
+		return slices.Equal(n.Pending, loaded.Pending)
+	}
+	return !slices.ContainsFunc(n.Pending, func(ref partner.PendingRef) bool {
+		return w.requests[ref.RequestID].Status != partner.RequestPending
+	})
 }
 
 func sidesOf(p partner.PairState) [2]partner.Side {

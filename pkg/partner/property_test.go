@@ -30,27 +30,38 @@ type step struct {
 type history struct {
 	Slots []int16
 	Steps []step
+	Once  bool // decide each command once only: cheap, for many histories
+}
+
+// chance returns a number from 0 to n-1.
+type chance func(label string, n int) int
+
+func oneOf[T any](draw chance, label string, from []T) T { return from[draw(label, len(from))] }
+
+// drawStep draws one step, whoever throws the dice.
+func drawStep(draw chance) step {
+	return step{
+		// Kinds that lead on are drawn more often, so that histories get somewhere.
+		Kind: oneOf(draw, "kind", []string{
+			"send", "send", "send", "send again", "send again", "accept", "accept", "accept", "decline", "cancel", "remove", "remove",
+			"follow up", "follow up", "status", "self", "stranger", "unite", "unite", "unite",
+			"ask", "ask", "accept breakup", "decline breakup", "withdraw", "withdraw", "block", "unblock", "nickname", "nickname", "clear",
+			"profile", "code", "forfeit", "delete", "timer", "timer", "decline", "decline", "cancel", "pester", "read",
+		}),
+		A: draw("a", 6), B: draw("b", 6), Pick: draw("pick", 8),
+		Wait: oneOf(draw, "wait", []time.Duration{
+			0, 0, 0, 0, 0, 0, 0, 0, 0, 0, time.Second, time.Second, time.Hour, time.Hour, day, day, time.Microsecond, time.Second, time.Hour, day, 3 * day, 6 * day, 7 * day,
+			7*day + time.Microsecond, 20 * day, 26 * day, 26 * day, window - day, window - day, window, window + time.Microsecond,
+		}),
+		Skew:  oneOf(draw, "skew", []time.Duration{0, 0, -2 * time.Second, 2 * time.Second}),
+		Fresh: draw("fresh", 5) == 0,
+		Quiet: draw("quiet", 2) == 0, Named: draw("named", 2) == 0, Flush: draw("flush", 2) == 0,
+	}
 }
 
 func histories() *rapid.Generator[history] {
 	steps := rapid.Custom(func(t *rapid.T) step {
-		return step{
-			// Kinds that lead on are drawn more often, so that histories get somewhere.
-			Kind: rapid.SampledFrom([]string{
-				"send", "send", "send", "send again", "send again", "accept", "accept", "accept", "decline", "cancel", "remove", "remove",
-				"follow up", "follow up", "status", "self",
-				"ask", "ask", "accept breakup", "decline breakup", "withdraw", "withdraw", "block", "unblock", "nickname", "nickname", "clear",
-				"profile", "code", "forfeit", "delete", "timer", "timer", "decline", "decline", "cancel", "pester", "read",
-			}).Draw(t, "kind"),
-			A: rapid.IntRange(0, 5).Draw(t, "a"), B: rapid.IntRange(0, 5).Draw(t, "b"), Pick: rapid.IntRange(0, 7).Draw(t, "pick"),
-			Wait: rapid.SampledFrom([]time.Duration{
-				0, 0, 0, 0, 0, 0, 0, 0, 0, 0, time.Second, time.Second, time.Hour, time.Hour, day, day, time.Microsecond, time.Second, time.Hour, day, 3 * day, 6 * day, 7 * day,
-				7*day + time.Microsecond, 20 * day, 26 * day, 26 * day, window - day, window - day, window, window + time.Microsecond,
-			}).Draw(t, "wait"),
-			Skew:  rapid.SampledFrom([]time.Duration{0, 0, -2 * time.Second, 2 * time.Second}).Draw(t, "skew"),
-			Fresh: rapid.IntRange(0, 4).Draw(t, "fresh") == 0,
-			Quiet: rapid.Bool().Draw(t, "quiet"), Named: rapid.Bool().Draw(t, "named"), Flush: rapid.Bool().Draw(t, "flush"),
-		}
+		return drawStep(func(label string, n int) int { return rapid.IntRange(0, n-1).Draw(t, label) })
 	})
 	return rapid.Custom(func(t *rapid.T) history {
 		return history{
@@ -71,7 +82,7 @@ func happen(h history, decide decider) error {
 
 func run(h history, decide decider) (*world, error) {
 	w := newWorld(h.Slots)
-	w.decide = decide
+	w.decide, w.once = decide, h.Once
 	for i, s := range h.Steps {
 		w.clock = w.clock.Add(s.Wait)
 		if s.Flush {
@@ -110,6 +121,9 @@ func (w *world) step(s step, commandID uuid.UUID) error {
 		w.alongRequest(&cmd, s)
 	case "self":
 		cmd.Type, cmd.Pair = partner.Send, partner.PairOf(a, a)
+	case "stranger": // whom nobody has ever heard of
+		cmd.Type = []partner.CommandType{partner.Send, partner.Block, partner.SetNickname}[s.Pick%3]
+		cmd.Pair, cmd.Nickname = partner.PairOf(a, id(255)), "a nickname"
 	case "accept", "decline", "cancel":
 		if len(w.order) == 0 {
 			return nil
@@ -174,6 +188,13 @@ func (w *world) step(s step, commandID uuid.UUID) error {
 	case "pester":
 		w.alongRequest(&cmd, s)
 		return w.pester(cmd, s)
+	case "unite":
+		if s.B%2 == 0 {
+			w.alongPartnership(&cmd, s)
+		}
+		return w.unite(cmd)
+	case "flood":
+		return w.flood(cmd)
 	case "timer":
 		return w.fire(s.Pick)
 	case "follow up":
@@ -217,6 +238,36 @@ func (w *world) pester(send partner.Command, s step) error {
 			return err
 		}
 		w.clock = w.clock.Add(s.Wait)
+	}
+	return nil
+}
+
+// unite sends and accepts at once, as most people do most of the time.
+func (w *world) unite(send partner.Command) error {
+	send.Type = partner.Send
+	d, err := w.run(send)
+	if err != nil || !d.Outcome.Applied() || d.Outcome.Result.Crossed {
+		return err
+	}
+	_, err = w.run(partner.Command{
+		ID: uuid.NewSHA1(send.ID, []byte("yes")), Type: partner.Accept, Issuer: send.Pair.Other(send.Issuer), Pair: send.Pair,
+		AcceptedAt: w.clock, RequestID: *d.Outcome.Result.RequestID,
+	})
+	return err
+}
+
+// flood has everybody send to one person.
+func (w *world) flood(send partner.Command) error {
+	send.Type = partner.Send
+	to, first := send.Issuer, send.ID
+	for i := range len(w.accounts) {
+		if send.Issuer = id(byte(i + 1)); send.Issuer == to {
+			continue
+		}
+		send.ID, send.Pair = uuid.NewSHA1(first, send.Issuer[:]), partner.PairOf(send.Issuer, to)
+		if _, err := w.run(send); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -284,6 +335,14 @@ func FuzzHistories(f *testing.F) {
 	}))
 }
 
+// decidedCodes are the codes that Decide itself gives.
+func decidedCodes() []string {
+	return []string{
+		"self_request", "user_not_found", "already_partners", "request_pending", "no_vacant_slot", "target_unavailable",
+		"not_found", "not_pending", "not_current", "account_deleting", "forbidden", "blocked_by_you", "cooldown",
+	}
+}
+
 // TestHistoriesGetSomewhere holds the generator to making every event and every code: a
 // property over histories in which nothing happens would prove nothing.
 func TestHistoriesGetSomewhere(t *testing.T) {
@@ -306,10 +365,7 @@ func TestHistoriesGetSomewhere(t *testing.T) {
 		seen[string(d.Outcome.Code)]++
 		return d
 	}
-	want := []string{
-		"restored", "crossed", "silent", "self_request", "already_partners", "request_pending", "no_vacant_slot",
-		"target_unavailable", "not_found", "not_pending", "not_current", "account_deleting", "forbidden", "blocked_by_you", "cooldown",
-	}
+	want := append([]string{"restored", "crossed", "silent"}, decidedCodes()...)
 	for _, e := range partner.EventTypes() {
 		want = append(want, e.String())
 	}
