@@ -281,7 +281,7 @@ func (w *world) checkBlock(st partner.State, c partner.Command, d partner.Decisi
 		return r.Status == partner.RequestPending && !d.Now.After(r.ExpiresAt)
 	}); i >= 0 {
 		supersede := c
-		supersede.Type, supersede.RequestID = partner.Supersede, st.Pair.Requests[i].ID
+		supersede.Type, supersede.RequestID, supersede.Cause = partner.Supersede, st.Pair.Requests[i].ID, c.ID
 		filled = w.decide(w.limits, st, supersede)
 	}
 	got, want := seenBy(other, d), seenBy(other, filled)
