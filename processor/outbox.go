@@ -114,7 +114,7 @@ func (r row) endsOrBegins() bool {
 	if r.topic != toEvents {
 		return false
 	}
-	switch partner.EventType(r.kind) { //nolint:exhaustive // the others do not
+	switch partner.EventType(r.kind) {
 	case partner.EventPartnershipStarted, partner.EventPartnershipEnded, partner.EventPartnershipArchived:
 		return true
 	default:
@@ -170,7 +170,7 @@ func statusAfter(r row, named string) (partner.PartnershipStatus, bool) {
 	if r.topic == toCouples {
 		return partner.ParsePartnershipStatus(named)
 	}
-	switch partner.EventType(r.kind) { //nolint:exhaustive // see endsOrBegins
+	switch partner.EventType(r.kind) {
 	case partner.EventPartnershipStarted:
 		return partner.PartnershipActive, true
 	case partner.EventPartnershipEnded:

@@ -325,3 +325,21 @@ func TestStateOfBeforeIsPublished(t *testing.T) {
 		t.Errorf("%d users, want 3", len(users))
 	}
 }
+
+// What the tables hold of a parked pair is published all the same.
+func TestStateOfAParkedPairIsPublished(t *testing.T) {
+	t.Parallel()
+	r, m := newMemoryRig(t)
+	r.start()
+	u := r.user(1)
+	m.Write(t.Context(), []contract.Record{r.unknown(rename(u, "Uma"))}) //nolint:errcheck // memory
+	r.settled()
+	if got := one[int64](r, `SELECT count(*) FROM parked_commands WHERE low = $1`, u); got != 1 {
+		t.Fatalf("%d commands parked, want 1", got)
+	}
+	r.announce(u)
+	r.announced()
+	if got := len(r.userStates()[u]); got != 1 {
+		t.Errorf("%d records of the user, want 1", got)
+	}
+}

@@ -151,16 +151,16 @@ func (p *Processor) until(part *partition) time.Time {
 
 // Timers of a parked pair wait with its commands. Those that failed for good wait for
 // their next try, so that they hold up nobody. Those that publish (partner.TimerUser and
-// above) are due by the clock alone.
+// above) say what the tables hold: they are due by the clock alone, parked or not.
 const dueTimersSQL = `
 SELECT t.partition, t.low, t.high, t.kind, t.due_at, t.ref
 FROM unnest($1::smallint[], $2::timestamptz[]) AS k (partition, until)
 CROSS JOIN LATERAL (
     SELECT x.partition, x.low, x.high, x.kind, x.due_at, x.ref
     FROM timers x
-    WHERE x.partition = k.partition AND x.due_at <= $3 AND (x.due_at < k.until OR x.kind >= 4)
-      AND (x.retry_at IS NULL OR x.retry_at <= $3)
-      AND NOT EXISTS (SELECT FROM parked_commands p WHERE p.low = x.low AND p.high = x.high)
+    WHERE x.partition = k.partition AND x.due_at <= $3 AND (x.retry_at IS NULL OR x.retry_at <= $3)
+      AND (x.kind >= 4 OR (x.due_at < k.until
+           AND NOT EXISTS (SELECT FROM parked_commands p WHERE p.low = x.low AND p.high = x.high)))
     ORDER BY x.due_at LIMIT $4) AS t
 ORDER BY t.due_at, t.low, t.high, t.kind`
 
@@ -291,11 +291,11 @@ func (t timer) item() *item {
 // fire lets happen what is due on the timer's pair. Between reading the timer and taking
 // the locks nobody else changed it: its partition has one owner, and the fence holds.
 func (w *world) fire(b *batch, it *item) error {
-	if _, parked := w.parked[it.timer.Pair]; parked {
-		return nil // parked between the reading and the locks: it waits with the commands
-	}
 	if it.timer.Kind.Publishes() {
 		return w.publish(b, it)
+	}
+	if _, parked := w.parked[it.timer.Pair]; parked {
+		return nil // parked between the reading and the locks: it waits with the commands
 	}
 	d, err := b.rules.decideDue(b.limits, w.state(it.cmd), it.timer.Timer)
 	if err != nil {
