@@ -39,38 +39,39 @@ func rename(user uuid.UUID, name string) partner.Command {
 // starts again with their streams locked too.
 func TestProfileReachesPartners(t *testing.T) {
 	t.Parallel()
-	r, _ := newMemoryRig(t)
-	r.start()
-	a, b := r.couple(2)
-	c, d := r.user(1), r.user(1)
-	r.marry(a, c)
-	before := value(t, r.reg, "bondmate_processor_restarts_total")
-	custom := rename(a, "Robin")
-	custom.Profile.Theme = &partner.Theme{Name: "custom", Entries: map[string]string{"ink": "#223344"}}
-	r.post(custom, rename(d, "Alone"))
-	r.settled()
-	r.applied(custom)
-	if got := value(t, r.reg, "bondmate_processor_restarts_total"); got <= before {
-		t.Error("the batch did not start again, so the partners' streams were not locked")
-	}
-	told := keyed[int](r, `SELECT i.user_id::text, count(*)::int FROM inbox i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
-		WHERE e.type = 18 GROUP BY 1`)
-	want := map[string]int{a.String(): 1, b.String(): 1, c.String(): 1, d.String(): 1}
-	if diff := cmp.Diff(want, told); diff != "" {
-		t.Errorf("told (-want +got):\n%s", diff)
-	}
-	if got := one[string](r, `SELECT display_name || theme || (theme_entries->>'ink') || timezone FROM users WHERE id = $1`, a); got != "Robincustom#223344UTC" {
-		t.Errorf("profile is %s", got)
-	}
-	plain := command(partner.UpdateProfile, a, a)
-	plain.Profile = &partner.ProfilePatch{Theme: &partner.Theme{Name: "dark"}}
-	r.post(plain)
-	r.settled()
-	if got := one[string](r, `SELECT display_name || theme || (theme_entries IS NULL)::text FROM users WHERE id = $1`, a); got != "Robindarktrue" {
-		t.Errorf("profile is %s", got)
-	}
-	r.gapless()
-	r.published()
+	everyBroker(t, func(t *testing.T, r *rig) {
+		r.start()
+		a, b := r.couple(2)
+		c, d := r.user(1), r.user(1)
+		r.marry(a, c)
+		before := value(t, r.reg, "bondmate_processor_restarts_total")
+		custom := rename(a, "Robin")
+		custom.Profile.Theme = &partner.Theme{Name: "custom", Entries: map[string]string{"ink": "#223344"}}
+		r.post(custom, rename(d, "Alone"))
+		r.settled()
+		r.applied(custom)
+		if got := value(t, r.reg, "bondmate_processor_restarts_total"); got <= before {
+			t.Error("the batch did not start again, so the partners' streams were not locked")
+		}
+		told := keyed[int](r, `SELECT i.user_id::text, count(*)::int FROM inbox i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
+			WHERE e.type = 18 GROUP BY 1`)
+		want := map[string]int{a.String(): 1, b.String(): 1, c.String(): 1, d.String(): 1}
+		if diff := cmp.Diff(want, told); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+		if got := one[string](r, `SELECT display_name || theme || (theme_entries->>'ink') || timezone FROM users WHERE id = $1`, a); got != "Robincustom#223344UTC" {
+			t.Errorf("profile is %s", got)
+		}
+		plain := command(partner.UpdateProfile, a, a)
+		plain.Profile = &partner.ProfilePatch{Theme: &partner.Theme{Name: "dark"}}
+		r.post(plain)
+		r.settled()
+		if got := one[string](r, `SELECT display_name || theme || (theme_entries IS NULL)::text FROM users WHERE id = $1`, a); got != "Robindarktrue" {
+			t.Errorf("profile is %s", got)
+		}
+		r.gapless()
+		r.published()
+	})
 }
 
 // TestProfilesOfManyPartnersDoNotDeadlock renames people who are all partners of each
@@ -108,90 +109,92 @@ func TestProfilesOfManyPartnersDoNotDeadlock(t *testing.T) {
 // TestLeaveCutsWhatWasNotSeen ends a partnership while pushes wait (G9).
 func TestLeaveCutsWhatWasNotSeen(t *testing.T) {
 	t.Parallel()
-	r, _ := newMemoryRig(t)
-	r.start()
-	a, b := r.couple(1)
-	r.post(rename(a, "one"), rename(a, "two"), rename(a, "three"), rename(b, "four"))
-	r.settled()
-	seqs := keyed[int64](r, `SELECT row_number() OVER (ORDER BY i.seq)::text, i.seq FROM inbox i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
-		WHERE i.user_id = $1 AND e.type = 18 AND i.origin = $2`, b, a)
-	session, head := uuid.New(), one[int64](r, `SELECT last_seq FROM user_streams WHERE user_id = $1`, b)
-	r.exec(`INSERT INTO sessions (id, user_id, refresh_hash, created_at, last_used_at, expires_at) VALUES ($1, $2, '\x01', now(), now(), now())`, session, b)
-	r.exec(`INSERT INTO acks (user_id, session_id, seq, updated_at) VALUES ($1, $2, $3, now())`, b, session, seqs["1"])
-	for _, seq := range []int64{seqs["1"], seqs["2"], seqs["3"], head + 1} {
-		for status := int16(1); status <= 3; status++ {
-			r.exec(`INSERT INTO push_deliveries (id, user_id, device_id, event_id, seq, type, status, outcome, due_at, expires_at, payload, created_at)
-				VALUES (gen_random_uuid(), $1, gen_random_uuid(), gen_random_uuid(), $2, 18, $3::smallint, CASE WHEN $3::smallint = 3 THEN 'delivered' END, now(), now(), '{}', now())`, b, seq, status)
+	everyBroker(t, func(t *testing.T, r *rig) {
+		r.start()
+		a, b := r.couple(1)
+		r.post(rename(a, "one"), rename(a, "two"), rename(a, "three"), rename(b, "four"))
+		r.settled()
+		seqs := keyed[int64](r, `SELECT row_number() OVER (ORDER BY i.seq)::text, i.seq FROM inbox i JOIN events e ON e.partition = i.partition AND e.seq = i.event_seq
+			WHERE i.user_id = $1 AND e.type = 18 AND i.origin = $2`, b, a)
+		session, head := uuid.New(), one[int64](r, `SELECT last_seq FROM user_streams WHERE user_id = $1`, b)
+		r.exec(`INSERT INTO sessions (id, user_id, refresh_hash, created_at, last_used_at, expires_at) VALUES ($1, $2, '\x01', now(), now(), now())`, session, b)
+		r.exec(`INSERT INTO acks (user_id, session_id, seq, updated_at) VALUES ($1, $2, $3, now())`, b, session, seqs["1"])
+		for _, seq := range []int64{seqs["1"], seqs["2"], seqs["3"], head + 1} {
+			for status := int16(1); status <= 3; status++ {
+				r.exec(`INSERT INTO push_deliveries (id, user_id, device_id, event_id, seq, type, status, outcome, due_at, expires_at, payload, created_at)
+					VALUES (gen_random_uuid(), $1, gen_random_uuid(), gen_random_uuid(), $2, 18, $3::smallint, CASE WHEN $3::smallint = 3 THEN 'delivered' END, now(), now(), '{}', now())`, b, seq, status)
+			}
 		}
-	}
-	rm := remove(b, a)
-	r.post(rm)
-	r.settled()
-	r.applied(rm)
-	withdrawn := keyed[bool](r, `SELECT seq::text, withdrawn FROM inbox_entries WHERE user_id = $1 AND origin = $2`, b, a)
-	for name, want := range map[string]bool{"1": false, "2": true, "3": true} {
-		if got := withdrawn[strconv.FormatInt(seqs[name], 10)]; got != want {
-			t.Errorf("update %s withdrawn: %v, want %v", name, got, want)
+		rm := remove(b, a)
+		r.post(rm)
+		r.settled()
+		r.applied(rm)
+		withdrawn := keyed[bool](r, `SELECT seq::text, withdrawn FROM inbox_entries WHERE user_id = $1 AND origin = $2`, b, a)
+		for name, want := range map[string]bool{"1": false, "2": true, "3": true} {
+			if got := withdrawn[strconv.FormatInt(seqs[name], 10)]; got != want {
+				t.Errorf("update %s withdrawn: %v, want %v", name, got, want)
+			}
 		}
-	}
-	// The end itself is after the cut, and the one who is left has a cut of their own.
-	if got := one[bool](r, `SELECT bool_or(withdrawn) FROM inbox_entries WHERE seq > $1 AND user_id = $2`, head, b); got {
-		t.Error("the news of the end is withdrawn")
-	}
-	if got := one[int64](r, `SELECT count(*) FROM cuts WHERE recipient = $1 AND origin = $2`, a, b); got != 1 {
-		t.Errorf("%d cuts for the other side, want 1", got)
-	}
-	got := keyed[int](r, `SELECT seq::text || ' ' || COALESCE(outcome, status::text), count(*)::int FROM push_deliveries GROUP BY 1`)
-	text := func(seq int64, outcome string) string { return strconv.FormatInt(seq, 10) + " " + outcome }
-	want := map[string]int{}
-	for _, seq := range []int64{seqs["1"], head + 1} {
-		want[text(seq, "1")], want[text(seq, "2")], want[text(seq, "delivered")] = 1, 1, 1
-	}
-	for _, seq := range []int64{seqs["2"], seqs["3"]} {
-		want[text(seq, "withdrawn")], want[text(seq, "2")], want[text(seq, "delivered")] = 1, 1, 1
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("deliveries (-want +got):\n%s", diff)
-	}
-	r.gapless()
+		// The end itself is after the cut, and the one who is left has a cut of their own.
+		if got := one[bool](r, `SELECT bool_or(withdrawn) FROM inbox_entries WHERE seq > $1 AND user_id = $2`, head, b); got {
+			t.Error("the news of the end is withdrawn")
+		}
+		if got := one[int64](r, `SELECT count(*) FROM cuts WHERE recipient = $1 AND origin = $2`, a, b); got != 1 {
+			t.Errorf("%d cuts for the other side, want 1", got)
+		}
+		got := keyed[int](r, `SELECT seq::text || ' ' || COALESCE(outcome, status::text), count(*)::int FROM push_deliveries GROUP BY 1`)
+		text := func(seq int64, outcome string) string { return strconv.FormatInt(seq, 10) + " " + outcome }
+		want := map[string]int{}
+		for _, seq := range []int64{seqs["1"], head + 1} {
+			want[text(seq, "1")], want[text(seq, "2")], want[text(seq, "delivered")] = 1, 1, 1
+		}
+		for _, seq := range []int64{seqs["2"], seqs["3"]} {
+			want[text(seq, "withdrawn")], want[text(seq, "2")], want[text(seq, "delivered")] = 1, 1, 1
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("deliveries (-want +got):\n%s", diff)
+		}
+		r.gapless()
+	})
 }
 
 func TestBreakupEndsByItself(t *testing.T) {
 	t.Parallel()
-	r, m := newMemoryRig(t)
-	clock := newTraveller()
-	a, b := r.user(1), r.user(1)
-	r.start(byTheClock(clock))
-	s := at(send(a, b), clock.now())
-	acc := at(accept(b, s), clock.travel(time.Second))
-	ask := at(command(partner.AskBreakup, a, b), clock.travel(time.Second))
-	ask.Reason = "it is over"
-	named := at(command(partner.SetNickname, b, a), clock.travel(time.Second))
-	named.Nickname = "bear"
-	r.append(m, s, acc, ask, named)
-	r.settled()
-	r.applied(acc, ask, named)
-	clock.travel(7*day + time.Minute)
-	r.eventually("the partnership ends", func() bool {
-		return one[int64](r, `SELECT count(*) FROM partnerships WHERE status = 2 AND ended_by = $1`, a) == 1
+	everyBroker(t, func(t *testing.T, r *rig) {
+		clock := newTraveller()
+		a, b := r.user(1), r.user(1)
+		r.start(byTheClock(clock))
+		s := at(send(a, b), clock.now())
+		acc := at(accept(b, s), clock.travel(time.Second))
+		ask := at(command(partner.AskBreakup, a, b), clock.travel(time.Second))
+		ask.Reason = "it is over"
+		named := at(command(partner.SetNickname, b, a), clock.travel(time.Second))
+		named.Nickname = "bear"
+		r.accepted(s, acc, ask, named)
+		r.settled()
+		r.applied(acc, ask, named)
+		clock.travel(7*day + time.Minute)
+		r.eventually("the partnership ends", func() bool {
+			return one[int64](r, `SELECT count(*) FROM partnerships WHERE status = 2 AND ended_by = $1`, a) == 1
+		})
+		if got := one[int16](r, `SELECT status FROM breakups WHERE resolved_at = expires_at`); got != int16(partner.BreakupExpired) {
+			t.Errorf("breakup has status %d, want expired", got)
+		}
+		if got := one[int64](r, `SELECT count(*) FROM nicknames`); got != 1 {
+			t.Errorf("%d nicknames, want 1 until it is archived", got)
+		}
+		clock.travel(30*day + time.Minute)
+		r.eventually("it is archived", func() bool {
+			return one[int64](r, `SELECT count(*) FROM partnerships WHERE status = 3`) == 1
+		})
+		if got := one[int64](r, `SELECT count(*) FROM nicknames`); got != 0 {
+			t.Errorf("%d nicknames after the archive, want none", got)
+		}
+		r.eventually("no timer is left", func() bool { return r.timers() == 0 })
+		r.settled()
+		r.gapless()
+		r.published()
 	})
-	if got := one[int16](r, `SELECT status FROM breakups WHERE resolved_at = expires_at`); got != int16(partner.BreakupExpired) {
-		t.Errorf("breakup has status %d, want expired", got)
-	}
-	if got := one[int64](r, `SELECT count(*) FROM nicknames`); got != 1 {
-		t.Errorf("%d nicknames, want 1 until it is archived", got)
-	}
-	clock.travel(30*day + time.Minute)
-	r.eventually("it is archived", func() bool {
-		return one[int64](r, `SELECT count(*) FROM partnerships WHERE status = 3`) == 1
-	})
-	if got := one[int64](r, `SELECT count(*) FROM nicknames`); got != 0 {
-		t.Errorf("%d nicknames after the archive, want none", got)
-	}
-	r.eventually("no timer is left", func() bool { return r.timers() == 0 })
-	r.settled()
-	r.gapless()
-	r.published()
 }
 
 func TestTimersOfAParkedPairWait(t *testing.T) {

@@ -27,6 +27,33 @@ func newKafkaRig(t *testing.T, b *kafkatest.Broker) *rig {
 	return r
 }
 
+// everyBroker runs a test on the broker in memory and on both of Kafka's. The test's clock
+// may be two months ahead.
+func everyBroker(t *testing.T, test func(*testing.T, *rig)) {
+	t.Helper()
+	t.Run("memory", func(t *testing.T) {
+		t.Parallel()
+		r, _ := newMemoryRig(t)
+		test(t, r)
+	})
+	kafkatest.Both(t, func(t *testing.T, b *kafkatest.Broker) {
+		r := newKafkaRig(t, b)
+		b.AllowAhead(t, r.topics.Specs(testPartitions), 60*day)
+		test(t, r)
+	})
+}
+
+// accepted puts commands on the topic at the time at which they were accepted, where the
+// broker can be told it; else now, so that time must not be later than theirs.
+func (r *rig) accepted(cmds ...partner.Command) {
+	r.t.Helper()
+	if m, ok := r.bus.(*memory); ok {
+		r.append(m, cmds...)
+		return
+	}
+	r.post(cmds...)
+}
+
 // couples posts the story of several pairs, command by command over all of them.
 func couples(r *rig, n int) []partner.Command {
 	users := r.users(2*n, 1)

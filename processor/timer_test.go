@@ -73,48 +73,49 @@ func (r *rig) applied(cmds ...partner.Command) {
 
 func TestTimersHappenWithoutACommand(t *testing.T) {
 	t.Parallel()
-	r, m := newMemoryRig(t)
-	clock := newTraveller()
-	a, b, c := r.user(2), r.user(1), r.user(1) // two slots: the request outlives the other's acceptance
-	r.start(byTheClock(clock))
-	unanswered, s := send(c, a), send(a, b)
-	acc, rm := accept(b, s), remove(a, b)
-	rm.Reason = "none of their business"
-	for _, cmd := range []*partner.Command{&unanswered, &s, &acc, &rm} {
-		cmd.AcceptedAt = clock.travel(time.Second)
-	}
-	r.append(m, s, acc, unanswered, rm)
-	r.settled()
-	r.applied(s, acc, unanswered, rm)
-	if got := r.timers(); got != 2 {
-		t.Errorf("%d timers, want one for the request and one for the end", got)
-	}
-	clock.travel(7*day + time.Minute)
-	r.eventually("the request expires", func() bool {
-		return one[int64](r, `SELECT count(*) FROM requests WHERE id = $1 AND status = 5 AND resolved_at = expires_at`, partner.RequestIDOf(unanswered.ID)) == 1
-	})
-	if got := one[int16](r, `SELECT status FROM partnerships`); got != int16(partner.PartnershipEnded) {
-		t.Errorf("partnership has status %d after a week, want ended", got)
-	}
-	clock.travel(24 * day)
-	r.eventually("the partnership is archived", func() bool {
-		return one[int64](r, `SELECT count(*) FROM partnerships WHERE status = 3 AND reason = ''`) == 1
-	})
-	r.eventually("no timer is left", func() bool { return r.timers() == 0 })
-	r.settled()
-	events := r.published()
-	for _, kind := range []partner.EventType{partner.EventRequestExpired, partner.EventPartnershipArchived} {
-		n := 0
-		for _, ev := range events {
-			if ev.Type == kind.String() {
-				n++
+	everyBroker(t, func(t *testing.T, r *rig) {
+		clock := newTraveller()
+		a, b, c := r.user(2), r.user(1), r.user(1) // two slots: the request outlives the other's acceptance
+		r.start(byTheClock(clock))
+		unanswered, s := send(c, a), send(a, b)
+		acc, rm := accept(b, s), remove(a, b)
+		rm.Reason = "none of their business"
+		for _, cmd := range []*partner.Command{&unanswered, &s, &acc, &rm} {
+			cmd.AcceptedAt = clock.travel(time.Second)
+		}
+		r.accepted(s, acc, unanswered, rm)
+		r.settled()
+		r.applied(s, acc, unanswered, rm)
+		if got := r.timers(); got != 2 {
+			t.Errorf("%d timers, want one for the request and one for the end", got)
+		}
+		clock.travel(7*day + time.Minute)
+		r.eventually("the request expires", func() bool {
+			return one[int64](r, `SELECT count(*) FROM requests WHERE id = $1 AND status = 5 AND resolved_at = expires_at`, partner.RequestIDOf(unanswered.ID)) == 1
+		})
+		if got := one[int16](r, `SELECT status FROM partnerships`); got != int16(partner.PartnershipEnded) {
+			t.Errorf("partnership has status %d after a week, want ended", got)
+		}
+		clock.travel(24 * day)
+		r.eventually("the partnership is archived", func() bool {
+			return one[int64](r, `SELECT count(*) FROM partnerships WHERE status = 3 AND reason = ''`) == 1
+		})
+		r.eventually("no timer is left", func() bool { return r.timers() == 0 })
+		r.settled()
+		events := r.published()
+		for _, kind := range []partner.EventType{partner.EventRequestExpired, partner.EventPartnershipArchived} {
+			n := 0
+			for _, ev := range events {
+				if ev.Type == kind.String() {
+					n++
+				}
+			}
+			if n != 1 {
+				t.Errorf("%d events %s, want 1", n, kind)
 			}
 		}
-		if n != 1 {
-			t.Errorf("%d events %s, want 1", n, kind)
-		}
-	}
-	r.gapless()
+		r.gapless()
+	})
 }
 
 // TestTimersFireNoEarlierThanTheRuleAllows holds the clock at the last instant before, and
