@@ -151,7 +151,7 @@ func New(cfg Config) (*Server, error) {
 	db := &database{pool: cfg.Pool}
 	m := newMetrics(cfg.Registerer, func() float64 { return float64(db.waiting.Load()) })
 	s := &Server{
-		Desk: admin.NewDesk(cfg.Admin), admin: cfg.Admin,
+		admin: cfg.Admin,
 		log: cfg.Log, clock: cfg.Clock, started: cfg.Clock(), limits: cfg.Limits,
 		accounts: cfg.Accounts, verifier: cfg.Verifier, keys: cfg.Keys,
 		events: cfg.Events, ready: cfg.Ready, redis: cfg.Redis,
@@ -160,6 +160,7 @@ func New(cfg Config) (*Server, error) {
 		publisher: newGuardedPublisher(cfg.Publisher, m),
 		metrics:   m, document: document, exports: make(chan struct{}, maxExports),
 	}
+	s.Desk = admin.NewDesk(cfg.Admin, admin.Replayer{Topics: cfg.Topics, Partitions: cfg.Partitions, Publish: s.publisher.publish})
 	s.commander = &commander{
 		publisher: s.publisher, outcomes: s.outcomes, ledger: newLedger(),
 		pairs:  newRecent[uuid.UUID, partner.Pair](recentPairs),

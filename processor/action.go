@@ -282,7 +282,7 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS commands, count(DISTINCT (p.low, p.high)) AS pairs, min(p.parked_at) AS since
     FROM parked_commands p WHERE p.partition = k.partition) AS c
 CROSS JOIN LATERAL (
-    SELECT count(*) AS letters FROM dead_letters x WHERE x.topic = $2 AND x.partition = k.partition) AS d`
+    SELECT count(*) AS letters FROM dead_letters x WHERE x.topic = $2 AND x.partition = k.partition AND x.value IS NOT NULL) AS d`
 
 // census keeps the gauges of what is parked. It is for operators only: an error is the
 // next look's.

@@ -3,14 +3,18 @@ package processor
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bondmate/backend/pkg/bus/kafkatest"
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
+	"github.com/bondmate/backend/pkg/poison"
 )
 
 func newKafkaRig(t *testing.T, b *kafkatest.Broker) *rig {
@@ -147,5 +151,157 @@ func TestKafkaOwnersTakeTurns(t *testing.T) {
 		r.allApplied(cmds)
 		r.gapless()
 		r.published()
+	})
+}
+
+// inPartition makes users in twos whose pairs all lie on one partition.
+func (r *rig) inPartition(partition, pairs int) [][2]uuid.UUID {
+	r.t.Helper()
+	var out [][2]uuid.UUID
+	var ids []uuid.UUID
+	for len(out) < pairs {
+		a, b := uuid.New(), uuid.New()
+		if contract.PartitionOf([]byte(partner.PairOf(a, b).String()), testPartitions) == partition {
+			out, ids = append(out, [2]uuid.UUID{a, b}), append(ids, a, b)
+		}
+	}
+	r.addUsers(ids, 1)
+	return out
+}
+
+// TestKafkaParkedPairHoldsUpNobody parks three pairs of one partition among a thousand
+// commands of others: one that the database refuses, one with a command of a newer program
+// that is left meanwhile, and one with such a command that is dropped at last.
+func TestKafkaParkedPairHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	kafkatest.Both(t, func(t *testing.T, b *kafkatest.Broker) {
+		r := newKafkaRig(t, b)
+		cure := r.poisonous()
+		const others = 500
+		pairs := r.inPartition(1, others+3)
+		ill, left, stuck := pairs[others], pairs[others+1], pairs[others+2]
+		_, stop := r.start(quickly)
+
+		// The second pair is a couple, then comes what this program does not know.
+		s := send(left[0], left[1])
+		r.post(s, accept(left[1], s))
+		cmds := story(ill[0], ill[1])
+		r.post(cmds[0])
+		hugs := []partner.Command{send(left[0], left[1]), send(stuck[0], stuck[1])}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := r.bus.Write(ctx, []contract.Record{r.unknown(hugs[0]), r.unknown(hugs[1])}); err != nil {
+			t.Fatal(err)
+		}
+		rest := []partner.Command{send(stuck[0], stuck[1])}
+		rest = append(rest, accept(stuck[1], rest[0]))
+		var thousand []partner.Command
+		for _, pair := range pairs[:others] {
+			s := send(pair[0], pair[1])
+			thousand = append(thousand, s, accept(pair[1], s))
+		}
+		r.post(thousand[:others]...)
+		r.post(append(cmds[1:], rest...)...)
+		r.post(thousand[others:]...)
+		r.settled()
+		r.allApplied(thousand)
+		if diff := cmp.Diff([]string{"none", "none", "none", "none"}, r.outcomes(cmds)); diff != "" {
+			t.Errorf("the poisoned pair's commands (-want +got):\n%s", diff)
+		}
+		if got, want := one[string](r, `SELECT string_agg(reason, ',' ORDER BY log_offset) FROM parked_commands WHERE low = $1`, cmds[0].Pair.Low),
+			"failed,behind,behind,behind"; got != want {
+			t.Errorf("parked %q, want %q", got, want)
+		}
+
+		// A leave goes through at once.
+		leave := remove(left[1], left[0])
+		r.post(leave)
+		r.settled()
+		if diff := cmp.Diff([]string{"applied", string(codeSupersededByLeave)}, r.outcomes([]partner.Command{leave, hugs[0]})); diff != "" {
+			t.Errorf("the leave and what it superseded (-want +got):\n%s", diff)
+		}
+
+		// Cured, a retry applies all four in order.
+		if got := r.executed(r.ask(cmds[0].Pair, order{action: poison.Retry})); !strings.HasPrefix(got, "stopped 0") {
+			t.Errorf("retry before the cure: %s", got)
+		}
+		cure()
+		if got, want := r.executed(r.ask(cmds[0].Pair, order{action: poison.Retry})), "done 4"; got != want {
+			t.Errorf("retry: %s, want %s", got, want)
+		}
+		if diff := cmp.Diff([]string{"applied", "applied", "applied", "applied"}, r.outcomes(cmds)); diff != "" {
+			t.Errorf("outcomes (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(idsOf(cmds), r.applyOrder(cmds[0].Pair)); diff != "" {
+			t.Errorf("order (-want +got):\n%s", diff)
+		}
+
+		// What this program does not know stays parked and says so; a drop lets the rest go.
+		if got := r.executed(r.ask(rest[0].Pair, order{action: poison.Retry})); !strings.HasPrefix(got, "stopped 0") || !strings.Contains(got, "unknown type") {
+			t.Errorf("retry of an unknown type: %s", got)
+		}
+		if got, want := r.executed(r.ask(rest[0].Pair, order{action: poison.Drop, command: hugs[1].ID})), "done 3"; got != want {
+			t.Errorf("drop: %s, want %s", got, want)
+		}
+		if diff := cmp.Diff([]string{"dropped", "applied", "applied"}, r.outcomes(append([]partner.Command{hugs[1]}, rest...))); diff != "" {
+			t.Errorf("outcomes (-want +got):\n%s", diff)
+		}
+		r.settled()
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if got := r.parked(); got != "" {
+			t.Errorf("parked %q, want nothing", got)
+		}
+		r.gapless()
+		r.published()
+	})
+}
+
+// A command that an operator has written again carries the time at which it was accepted.
+// It was in the log in time if it was the first time.
+func TestKafkaReplayedCommandIsAsLateAsItWas(t *testing.T) {
+	t.Parallel()
+	kafkatest.Both(t, func(t *testing.T, b *kafkatest.Broker) {
+		r := newKafkaRig(t, b)
+		pairs := r.inPartition(2, 3)
+		r.cfg.Deadline, r.cfg.Skew = time.Second, time.Second
+		write := func(rec contract.Record) int64 {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if err := r.bus.Write(ctx, []contract.Record{rec}); err != nil {
+				t.Fatal(err)
+			}
+			_, end, err := r.bus.Offsets(ctx, r.topics.Commands)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return end[rec.Partition] - 1
+		}
+		intime, late := send(pairs[0][0], pairs[0][1]), send(pairs[1][0], pairs[1][1])
+		late.AcceptedAt = late.AcceptedAt.Add(-time.Hour)
+		broken := func(cmd partner.Command) contract.Record {
+			rec := r.record(cmd)
+			rec.Value = rec.Value[1:]
+			return rec
+		}
+		r.start(quickly)
+		first, second := write(broken(intime)), write(broken(late))
+		r.settled()
+		// Replayed long after: its own place in the log says nothing.
+		r.eventually("it is late by now", func() bool { return time.Since(intime.AcceptedAt) > 3*time.Second })
+		for cmd, at := range map[*partner.Command]int64{&intime: first, &late: second} {
+			rec := r.record(*cmd)
+			rec.Headers = append(rec.Headers, contract.ReplayHeader(rec.Partition, at))
+			write(rec)
+		}
+		r.settled()
+		if diff := cmp.Diff([]string{"applied", "stale"}, r.outcomes([]partner.Command{intime, late})); diff != "" {
+			t.Errorf("outcomes (-want +got):\n%s", diff)
+		}
+		if got := one[int64](r, `SELECT count(*) FROM dead_letters`); got != 2 {
+			t.Errorf("%d dead letters, want 2", got)
+		}
 	})
 }

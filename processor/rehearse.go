@@ -114,7 +114,7 @@ func facts(w *world, pair partner.Pair) map[string]string {
 	}
 	if p := st.Partnership; p != nil {
 		name := "partnership " + p.ID.String()
-		out[name] = partnershipStatus(p.Status)
+		out[name] = p.Status.String()
 		at(name+" ended", p.EndedAt)
 		at(name+" restorable until", p.RestorableUntil)
 		out[name+" restored"] = strconv.Itoa(p.RestoredCount)
@@ -165,19 +165,6 @@ func alsoChanged(after map[string]string, d *partner.Decision) {
 		if a.Erase {
 			after[name+" personal data"] = "erased"
 		}
-	}
-}
-
-func partnershipStatus(s partner.PartnershipStatus) string {
-	switch s {
-	case partner.PartnershipActive:
-		return "active"
-	case partner.PartnershipEnded:
-		return "ended"
-	case partner.PartnershipArchived:
-		return "archived"
-	default:
-		return strconv.Itoa(int(s))
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/bondmate/backend/pkg/contract"
 )
 
 // staleCache remembers one answer of the broker about a partition: no record below
@@ -33,6 +35,15 @@ func (p *Processor) markStale(ctx context.Context, items []*item) error {
 		}
 		limit := it.cmd.AcceptedAt.Add(allowance)
 		if !now.After(limit) {
+			continue
+		}
+		if partition, offset, ok := contract.ReplayedFrom(it.rec); ok && partition < p.cfg.Partitions {
+			// An operator had it written again. What counts is whether it was in time at first.
+			first, err := p.firstAfter(ctx, partition, limit)
+			if err != nil {
+				return err
+			}
+			it.stale = first <= offset
 			continue
 		}
 		late = append(late, it)

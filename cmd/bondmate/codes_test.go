@@ -237,6 +237,23 @@ func scenarios() (together, alone map[string]scenario) {
 			ben.call("PUT", partners+"/blocks/"+ana.id.String(), nil).want(200)
 			return ana.outcome(behind)
 		},
+		"not_replayable": func(t *testing.T, w *city) reply {
+			ana, ben, boss := w.person(t, "Ana"), w.person(t, "Ben"), w.operator(t)
+			var key string
+			w.queue(t, sendCommand(ana, ben), func(rec *contract.Record) {
+				rec.Value, key = rec.Value[1:], string(rec.Key)
+			})
+			var id string
+			w.eventually(t, "the record is a dead letter", func() bool {
+				for _, l := range boss.get("/api/ops/dead-letters").want(200).list("deadLetters") {
+					if l["key"] == key {
+						id = l["id"].(string)
+					}
+				}
+				return id != ""
+			})
+			return boss.call("POST", "/api/ops/dead-letters/"+id+"/replay", map[string]any{})
+		},
 		"dropped": func(t *testing.T, w *city) reply {
 			ana, ben := w.person(t, "Ana"), w.person(t, "Ben")
 			first := sendCommand(ben, ana)

@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, term terminal) error {
 	}
 	root.AddCommand(
 		allCommand(term), ingestCommand(term), processorCommand(term), notifierCommand(term), realtimeCommand(term),
-		migrateCommand(term), topicsCommand(term), timersCommand(term), usersCommand(term), configCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
+		migrateCommand(term), topicsCommand(term), timersCommand(term), parkedCommand(term), deadLettersCommand(term), usersCommand(term), configCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
 		replayCommand(term), reportsCommand(term),
 		exportCommand(term),
 	)

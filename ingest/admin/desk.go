@@ -11,11 +11,12 @@ import (
 // Desk is the operators' part of the HTTP API: the generated operations under /api/ops. It
 // is reached through Service.Admit alone.
 type Desk struct {
-	service *Service
+	service  *Service
+	replayer Replayer
 }
 
 // NewDesk returns the operations of a service.
-func NewDesk(s *Service) *Desk { return &Desk{service: s} }
+func NewDesk(s *Service, to Replayer) *Desk { return &Desk{service: s, replayer: to} }
 
 // ShowUser implements GET /api/ops/users/{id}.
 func (d *Desk) ShowUser(ctx context.Context, req api.ShowUserRequestObject) (api.ShowUserResponseObject, error) {

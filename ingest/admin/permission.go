@@ -28,6 +28,18 @@ var permissions = map[string]Permission{
 	"listReports":   {Least: identity.RoleSupport, Action: "ops.report.list", LookUp: true},
 	"showReport":    {Least: identity.RoleSupport, Action: "ops.report.show", LookUp: true, Subject: "id"},
 	"resolveReport": {Least: identity.RoleAdmin, Action: "ops.report.resolve"},
+	// Of parked commands and dead letters most take themselves down: a pair is no user, and
+	// a place on a topic no id.
+	"listParked":            {Least: identity.RoleSupport, Action: "ops.parked.list"},
+	"showParked":            {Least: identity.RoleSupport, Action: "ops.parked.show"},
+	"showParkedAction":      {Least: identity.RoleSupport, Action: "ops.parked.action", LookUp: true, Subject: "id"},
+	"readParkedPayload":     {Least: identity.RoleAdmin, Action: "ops.parked.payload"},
+	"retryParked":           {Least: identity.RoleAdmin, Action: "ops.parked.retry"},
+	"dropParked":            {Least: identity.RoleAdmin, Action: "ops.parked.drop"},
+	"listDeadLetters":       {Least: identity.RoleSupport, Action: "ops.dead_letter.list"},
+	"showDeadLetter":        {Least: identity.RoleSupport, Action: "ops.dead_letter.show"},
+	"readDeadLetterPayload": {Least: identity.RoleAdmin, Action: "ops.dead_letter.payload"},
+	"replayDeadLetter":      {Least: identity.RoleAdmin, Action: "ops.dead_letter.replay"},
 }
 
 // Guarded reports whether a path is for operators alone.

@@ -172,6 +172,7 @@ const (
 	ErrorCodeNotCurrent           ErrorCode = "not_current"
 	ErrorCodeNotFound             ErrorCode = "not_found"
 	ErrorCodeNotPending           ErrorCode = "not_pending"
+	ErrorCodeNotReplayable        ErrorCode = "not_replayable"
 	ErrorCodeOverloaded           ErrorCode = "overloaded"
 	ErrorCodePayloadTooLarge      ErrorCode = "payload_too_large"
 	ErrorCodeQueueUnavailable     ErrorCode = "queue_unavailable"
@@ -224,6 +225,8 @@ func (e ErrorCode) Valid() bool {
 	case ErrorCodeNotFound:
 		return true
 	case ErrorCodeNotPending:
+		return true
+	case ErrorCodeNotReplayable:
 		return true
 	case ErrorCodeOverloaded:
 		return true
@@ -402,6 +405,69 @@ func (e OpsUserStatus) Valid() bool {
 	case OpsUserStatusDeleting:
 		return true
 	case OpsUserStatusSuspended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ParkedActionAction.
+const (
+	ParkedActionActionDrop  ParkedActionAction = "drop"
+	ParkedActionActionRetry ParkedActionAction = "retry"
+)
+
+// Valid indicates whether the value is a known member of the ParkedActionAction enum.
+func (e ParkedActionAction) Valid() bool {
+	switch e {
+	case ParkedActionActionDrop:
+		return true
+	case ParkedActionActionRetry:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ParkedActionOutcome.
+const (
+	ParkedActionOutcomeDone          ParkedActionOutcome = "done"
+	ParkedActionOutcomeNothingParked ParkedActionOutcome = "nothing_parked"
+	ParkedActionOutcomeStopped       ParkedActionOutcome = "stopped"
+)
+
+// Valid indicates whether the value is a known member of the ParkedActionOutcome enum.
+func (e ParkedActionOutcome) Valid() bool {
+	switch e {
+	case ParkedActionOutcomeDone:
+		return true
+	case ParkedActionOutcomeNothingParked:
+		return true
+	case ParkedActionOutcomeStopped:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ParkedReason.
+const (
+	ParkedReasonBehind       ParkedReason = "behind"
+	ParkedReasonFailed       ParkedReason = "failed"
+	ParkedReasonNewerVersion ParkedReason = "newer_version"
+	ParkedReasonUnknownType  ParkedReason = "unknown_type"
+)
+
+// Valid indicates whether the value is a known member of the ParkedReason enum.
+func (e ParkedReason) Valid() bool {
+	switch e {
+	case ParkedReasonBehind:
+		return true
+	case ParkedReasonFailed:
+		return true
+	case ParkedReasonNewerVersion:
+		return true
+	case ParkedReasonUnknownType:
 		return true
 	default:
 		return false
@@ -769,6 +835,30 @@ type Current struct {
 	StartedAt *time.Time `json:"startedAt,omitempty"`
 }
 
+// DeadLetter defines model for DeadLetter.
+type DeadLetter struct {
+	CreatedAt time.Time `json:"createdAt"`
+	Error     string    `json:"error"`
+	Headers   []string  `json:"headers"`
+
+	// Id That of its record on the dead-letter topic.
+	Id openapi_types.UUID `json:"id"`
+
+	// Key The pair, or how many bytes it has.
+	Key        string      `json:"key"`
+	Offset     int64       `json:"offset"`
+	Partition  int         `json:"partition"`
+	ReplayedAt *time.Time  `json:"replayedAt,omitempty"`
+	ReplayedBy *string     `json:"replayedBy,omitempty"`
+	Shape      RecordShape `json:"shape"`
+	Topic      string      `json:"topic"`
+}
+
+// DeadLetterList defines model for DeadLetterList.
+type DeadLetterList struct {
+	DeadLetters []DeadLetter `json:"deadLetters"`
+}
+
 // DetailedHealth defines model for DetailedHealth.
 type DetailedHealth struct {
 	Checks struct {
@@ -1102,6 +1192,139 @@ type OpsUserTier string
 // OpsUserStatus defines model for OpsUserStatus.
 type OpsUserStatus string
 
+// ParkedAction defines model for ParkedAction.
+type ParkedAction struct {
+	Action ParkedActionAction `json:"action"`
+
+	// CommandId Of a drop of this command alone.
+	CommandId *openapi_types.UUID `json:"commandId,omitempty"`
+	DryRun    bool                `json:"dryRun"`
+
+	// Error Why it stopped.
+	Error      *string            `json:"error,omitempty"`
+	ExecutedAt *time.Time         `json:"executedAt,omitempty"`
+	Id         openapi_types.UUID `json:"id"`
+
+	// Outcome `done`: nothing is parked any more; `stopped`: one could not be applied and waits on, with what is behind it; `nothing_parked`: somebody was quicker.
+	Outcome     *ParkedActionOutcome `json:"outcome,omitempty"`
+	Pair        string               `json:"pair"`
+	Report      *ParkedReport        `json:"report,omitempty"`
+	RequestedAt time.Time            `json:"requestedAt"`
+
+	// RequestedBy `user:…`, `operator:…`, or `processor`, which retries what waited for it.
+	RequestedBy string `json:"requestedBy"`
+
+	// Settled Commands that are parked no more by its doing.
+	Settled int `json:"settled"`
+
+	// Waiting Commands that are parked on the pair now.
+	Waiting int `json:"waiting"`
+}
+
+// ParkedActionAction defines model for ParkedAction.Action.
+type ParkedActionAction string
+
+// ParkedActionOutcome `done`: nothing is parked any more; `stopped`: one could not be applied and waits on, with what is behind it; `nothing_parked`: somebody was quicker.
+type ParkedActionOutcome string
+
+// ParkedChange A fact of the state that a step changes.
+type ParkedChange struct {
+	// After Empty: there is none.
+	After string `json:"after"`
+
+	// Before Empty: there is none.
+	Before string `json:"before"`
+	What   string `json:"what"`
+}
+
+// ParkedCommand defines model for ParkedCommand.
+type ParkedCommand struct {
+	Error     string             `json:"error"`
+	Id        openapi_types.UUID `json:"id"`
+	Offset    int64              `json:"offset"`
+	ParkedAt  time.Time          `json:"parkedAt"`
+	Partition int                `json:"partition"`
+
+	// Reason `unknown_type` and `newer_version`: it waits for a newer program; `failed`: applying it fails; `behind`: it waits for the one before it.
+	Reason ParkedReason `json:"reason"`
+	Shape  RecordShape  `json:"shape"`
+}
+
+// ParkedDetail defines model for ParkedDetail.
+type ParkedDetail struct {
+	Actions  []ParkedAction  `json:"actions"`
+	Commands []ParkedCommand `json:"commands"`
+	Pair     string          `json:"pair"`
+}
+
+// ParkedDrop defines model for ParkedDrop.
+type ParkedDrop struct {
+	// DryRun Say what would happen, in `report`, and change nothing.
+	DryRun *bool `json:"dryRun,omitempty"`
+
+	// WaitSeconds For the owner; default 5.
+	WaitSeconds *int `json:"waitSeconds,omitempty"`
+
+	// WholePair All that wait on the pair now, not this command alone.
+	WholePair *bool `json:"wholePair,omitempty"`
+}
+
+// ParkedList defines model for ParkedList.
+type ParkedList struct {
+	Pairs []ParkedPair `json:"pairs"`
+}
+
+// ParkedPair defines model for ParkedPair.
+type ParkedPair struct {
+	// Commands How many wait.
+	Commands int    `json:"commands"`
+	Error    string `json:"error"`
+
+	// First The command that the others wait for.
+	First openapi_types.UUID `json:"first"`
+
+	// Pair Two user ids in ascending order, a colon between them.
+	Pair      string `json:"pair"`
+	Partition int    `json:"partition"`
+
+	// Reason `unknown_type` and `newer_version`: it waits for a newer program; `failed`: applying it fails; `behind`: it waits for the one before it.
+	Reason ParkedReason `json:"reason"`
+	Since  time.Time    `json:"since"`
+}
+
+// ParkedReason `unknown_type` and `newer_version`: it waits for a newer program; `failed`: applying it fails; `behind`: it waits for the one before it.
+type ParkedReason string
+
+// ParkedReport defines model for ParkedReport.
+type ParkedReport struct {
+	// More Commands that wait behind those in steps.
+	More  int          `json:"more"`
+	Steps []ParkedStep `json:"steps"`
+}
+
+// ParkedRetry defines model for ParkedRetry.
+type ParkedRetry struct {
+	// DryRun Say what would happen, in `report`, and change nothing.
+	DryRun *bool `json:"dryRun,omitempty"`
+
+	// WaitSeconds For the owner; default 5.
+	WaitSeconds *int `json:"waitSeconds,omitempty"`
+}
+
+// ParkedStep defines model for ParkedStep.
+type ParkedStep struct {
+	Changes   []ParkedChange     `json:"changes"`
+	CommandId openapi_types.UUID `json:"commandId"`
+	Error     *string            `json:"error,omitempty"`
+	Events    []string           `json:"events"`
+	FollowUps []string           `json:"followUps"`
+	Issuer    openapi_types.UUID `json:"issuer"`
+
+	// Outcome `applied`, the code of a rejection, `duplicate`, or `parked`: it would park again.
+	Outcome string `json:"outcome"`
+	Type    string `json:"type"`
+}
+
 // Partner defines model for Partner.
 type Partner struct {
 	DisplayName string `json:"displayName"`
@@ -1151,6 +1374,11 @@ type Partnership struct {
 type PasswordChange struct {
 	Current string `json:"current"`
 	Next    string `json:"next"`
+}
+
+// Payload defines model for Payload.
+type Payload struct {
+	Value []byte `json:"value"`
 }
 
 // Person defines model for Person.
@@ -1285,6 +1513,22 @@ type Readiness struct {
 	Ready bool `json:"ready"`
 }
 
+// RecordShape defines model for RecordShape.
+type RecordShape struct {
+	Bytes int `json:"bytes"`
+
+	// Fields The name of each field with kind and size of its value.
+	Fields []string            `json:"fields"`
+	Issuer *openapi_types.UUID `json:"issuer,omitempty"`
+
+	// Readable `yes`, or the complaint of the decoder that runs now.
+	Readable string `json:"readable"`
+
+	// Type Absent when it cannot be read.
+	Type    *string `json:"type,omitempty"`
+	Version *int    `json:"version,omitempty"`
+}
+
 // RedisHealth defines model for RedisHealth.
 type RedisHealth struct {
 	Status RedisHealthStatus `json:"status"`
@@ -1319,6 +1563,18 @@ type Remove struct {
 
 	// Reason Only you will ever see it; at most 500 characters.
 	Reason *string `json:"reason,omitempty"`
+}
+
+// Replay defines model for Replay.
+type Replay struct {
+	// Force Also what cannot be read today either.
+	Force *bool `json:"force,omitempty"`
+}
+
+// Replayed defines model for Replayed.
+type Replayed struct {
+	Partition int    `json:"partition"`
+	Topic     string `json:"topic"`
 }
 
 // Report defines model for Report.
@@ -1814,6 +2070,15 @@ type SetNicknameJSONRequestBody = NicknameChange
 // ReadNotificationsJSONRequestBody defines body for ReadNotifications for application/json ContentType.
 type ReadNotificationsJSONRequestBody = ReadMark
 
+// ReplayDeadLetterJSONRequestBody defines body for ReplayDeadLetter for application/json ContentType.
+type ReplayDeadLetterJSONRequestBody = Replay
+
+// DropParkedJSONRequestBody defines body for DropParked for application/json ContentType.
+type DropParkedJSONRequestBody = ParkedDrop
+
+// RetryParkedJSONRequestBody defines body for RetryParked for application/json ContentType.
+type RetryParkedJSONRequestBody = ParkedRetry
+
 // ResolveReportJSONRequestBody defines body for ResolveReport for application/json ContentType.
 type ResolveReportJSONRequestBody = ReportVerdict
 
@@ -1969,6 +2234,36 @@ type ServerInterface interface {
 	// ReadNotifications Mark the inbox as read up to a sequence
 	// (POST /api/notifications/read)
 	ReadNotifications(w http.ResponseWriter, r *http.Request, params ReadNotificationsParams)
+	// ListDeadLetters Records that nothing could read
+	// (GET /api/ops/dead-letters)
+	ListDeadLetters(w http.ResponseWriter, r *http.Request)
+	// ShowDeadLetter A dead letter
+	// (GET /api/ops/dead-letters/{id})
+	ShowDeadLetter(w http.ResponseWriter, r *http.Request, id Id)
+	// ReadDeadLetterPayload The bytes of a dead letter
+	// (GET /api/ops/dead-letters/{id}/payload)
+	ReadDeadLetterPayload(w http.ResponseWriter, r *http.Request, id Id)
+	// ReplayDeadLetter Write a dead letter to the commands topic again
+	// (POST /api/ops/dead-letters/{id}/replay)
+	ReplayDeadLetter(w http.ResponseWriter, r *http.Request, id Id)
+	// ListParked Pairs whose commands wait
+	// (GET /api/ops/parked)
+	ListParked(w http.ResponseWriter, r *http.Request)
+	// ShowParkedAction A retry or drop that was asked for
+	// (GET /api/ops/parked-actions/{id})
+	ShowParkedAction(w http.ResponseWriter, r *http.Request, id Id)
+	// ShowParked What is parked on the pair of a command
+	// (GET /api/ops/parked/{id})
+	ShowParked(w http.ResponseWriter, r *http.Request, id Id)
+	// DropParked Reject a parked command; the rest of its pair goes on
+	// (POST /api/ops/parked/{id}/drop)
+	DropParked(w http.ResponseWriter, r *http.Request, id Id)
+	// ReadParkedPayload What a parked command holds
+	// (GET /api/ops/parked/{id}/payload)
+	ReadParkedPayload(w http.ResponseWriter, r *http.Request, id Id)
+	// RetryParked Retry what is parked on the pair of a command
+	// (POST /api/ops/parked/{id}/retry)
+	RetryParked(w http.ResponseWriter, r *http.Request, id Id)
 	// ListReports The queue of reports, the oldest first
 	// (GET /api/ops/reports)
 	ListReports(w http.ResponseWriter, r *http.Request, params ListReportsParams)
@@ -3952,6 +4247,242 @@ func (siw *ServerInterfaceWrapper) ReadNotifications(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// ListDeadLetters operation middleware
+func (siw *ServerInterfaceWrapper) ListDeadLetters(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeadLetters(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowDeadLetter operation middleware
+func (siw *ServerInterfaceWrapper) ShowDeadLetter(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowDeadLetter(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ReadDeadLetterPayload operation middleware
+func (siw *ServerInterfaceWrapper) ReadDeadLetterPayload(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReadDeadLetterPayload(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ReplayDeadLetter operation middleware
+func (siw *ServerInterfaceWrapper) ReplayDeadLetter(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReplayDeadLetter(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListParked operation middleware
+func (siw *ServerInterfaceWrapper) ListParked(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListParked(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowParkedAction operation middleware
+func (siw *ServerInterfaceWrapper) ShowParkedAction(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowParkedAction(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ShowParked operation middleware
+func (siw *ServerInterfaceWrapper) ShowParked(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ShowParked(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DropParked operation middleware
+func (siw *ServerInterfaceWrapper) DropParked(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DropParked(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ReadParkedPayload operation middleware
+func (siw *ServerInterfaceWrapper) ReadParkedPayload(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReadParkedPayload(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RetryParked operation middleware
+func (siw *ServerInterfaceWrapper) RetryParked(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RetryParked(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListReports operation middleware
 func (siw *ServerInterfaceWrapper) ListReports(w http.ResponseWriter, r *http.Request) {
 
@@ -4601,6 +5132,26 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/ops/reports/{id}", wrapper.ShowReport).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/ops/reports/{id}/resolve", wrapper.ResolveReport).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/parked", wrapper.ListParked).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/parked/{id}", wrapper.ShowParked).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/parked/{id}/payload", wrapper.ReadParkedPayload).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/parked/{id}/retry", wrapper.RetryParked).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/parked/{id}/drop", wrapper.DropParked).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/parked-actions/{id}", wrapper.ShowParkedAction).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/dead-letters", wrapper.ListDeadLetters).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/dead-letters/{id}", wrapper.ShowDeadLetter).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/dead-letters/{id}/payload", wrapper.ReadDeadLetterPayload).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/dead-letters/{id}/replay", wrapper.ReplayDeadLetter).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/", wrapper.Root).Methods(http.MethodGet)
 
@@ -7696,6 +8247,907 @@ func (response ReadNotificationsdefaultApplicationProblemPlusJSONResponse) Visit
 	return err
 }
 
+type ListDeadLettersRequestObject struct {
+}
+
+type ListDeadLettersResponseObject interface {
+	VisitListDeadLettersResponse(w http.ResponseWriter) error
+}
+
+type ListDeadLetters200JSONResponse DeadLetterList
+
+func (response ListDeadLetters200JSONResponse) VisitListDeadLettersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeadLetters401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ListDeadLetters401ApplicationProblemPlusJSONResponse) VisitListDeadLettersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeadLetters403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListDeadLetters403ApplicationProblemPlusJSONResponse) VisitListDeadLettersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeadLettersdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ListDeadLettersdefaultApplicationProblemPlusJSONResponse) VisitListDeadLettersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowDeadLetterRequestObject struct {
+	Id Id `json:"id"`
+}
+
+type ShowDeadLetterResponseObject interface {
+	VisitShowDeadLetterResponse(w http.ResponseWriter) error
+}
+
+type ShowDeadLetter200JSONResponse DeadLetter
+
+func (response ShowDeadLetter200JSONResponse) VisitShowDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowDeadLetter401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ShowDeadLetter401ApplicationProblemPlusJSONResponse) VisitShowDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowDeadLetter403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ShowDeadLetter403ApplicationProblemPlusJSONResponse) VisitShowDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowDeadLetterdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ShowDeadLetterdefaultApplicationProblemPlusJSONResponse) VisitShowDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadDeadLetterPayloadRequestObject struct {
+	Id Id `json:"id"`
+}
+
+type ReadDeadLetterPayloadResponseObject interface {
+	VisitReadDeadLetterPayloadResponse(w http.ResponseWriter) error
+}
+
+type ReadDeadLetterPayload200JSONResponse Payload
+
+func (response ReadDeadLetterPayload200JSONResponse) VisitReadDeadLetterPayloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadDeadLetterPayload401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ReadDeadLetterPayload401ApplicationProblemPlusJSONResponse) VisitReadDeadLetterPayloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadDeadLetterPayload403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ReadDeadLetterPayload403ApplicationProblemPlusJSONResponse) VisitReadDeadLetterPayloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadDeadLetterPayloaddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ReadDeadLetterPayloaddefaultApplicationProblemPlusJSONResponse) VisitReadDeadLetterPayloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayDeadLetterRequestObject struct {
+	Id   Id `json:"id"`
+	Body *ReplayDeadLetterJSONRequestBody
+}
+
+type ReplayDeadLetterResponseObject interface {
+	VisitReplayDeadLetterResponse(w http.ResponseWriter) error
+}
+
+type ReplayDeadLetter200JSONResponse Replayed
+
+func (response ReplayDeadLetter200JSONResponse) VisitReplayDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayDeadLetter401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ReplayDeadLetter401ApplicationProblemPlusJSONResponse) VisitReplayDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayDeadLetter403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ReplayDeadLetter403ApplicationProblemPlusJSONResponse) VisitReplayDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayDeadLetterdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ReplayDeadLetterdefaultApplicationProblemPlusJSONResponse) VisitReplayDeadLetterResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListParkedRequestObject struct {
+}
+
+type ListParkedResponseObject interface {
+	VisitListParkedResponse(w http.ResponseWriter) error
+}
+
+type ListParked200JSONResponse ParkedList
+
+func (response ListParked200JSONResponse) VisitListParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListParked401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ListParked401ApplicationProblemPlusJSONResponse) VisitListParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListParked403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListParked403ApplicationProblemPlusJSONResponse) VisitListParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListParkeddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ListParkeddefaultApplicationProblemPlusJSONResponse) VisitListParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowParkedActionRequestObject struct {
+	Id Id `json:"id"`
+}
+
+type ShowParkedActionResponseObject interface {
+	VisitShowParkedActionResponse(w http.ResponseWriter) error
+}
+
+type ShowParkedAction200JSONResponse ParkedAction
+
+func (response ShowParkedAction200JSONResponse) VisitShowParkedActionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowParkedAction401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ShowParkedAction401ApplicationProblemPlusJSONResponse) VisitShowParkedActionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowParkedAction403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ShowParkedAction403ApplicationProblemPlusJSONResponse) VisitShowParkedActionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowParkedActiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ShowParkedActiondefaultApplicationProblemPlusJSONResponse) VisitShowParkedActionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowParkedRequestObject struct {
+	Id Id `json:"id"`
+}
+
+type ShowParkedResponseObject interface {
+	VisitShowParkedResponse(w http.ResponseWriter) error
+}
+
+type ShowParked200JSONResponse ParkedDetail
+
+func (response ShowParked200JSONResponse) VisitShowParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowParked401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ShowParked401ApplicationProblemPlusJSONResponse) VisitShowParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowParked403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ShowParked403ApplicationProblemPlusJSONResponse) VisitShowParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ShowParkeddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ShowParkeddefaultApplicationProblemPlusJSONResponse) VisitShowParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DropParkedRequestObject struct {
+	Id   Id `json:"id"`
+	Body *DropParkedJSONRequestBody
+}
+
+type DropParkedResponseObject interface {
+	VisitDropParkedResponse(w http.ResponseWriter) error
+}
+
+type DropParked200JSONResponse ParkedAction
+
+func (response DropParked200JSONResponse) VisitDropParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DropParked401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response DropParked401ApplicationProblemPlusJSONResponse) VisitDropParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DropParked403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response DropParked403ApplicationProblemPlusJSONResponse) VisitDropParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DropParkeddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response DropParkeddefaultApplicationProblemPlusJSONResponse) VisitDropParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadParkedPayloadRequestObject struct {
+	Id Id `json:"id"`
+}
+
+type ReadParkedPayloadResponseObject interface {
+	VisitReadParkedPayloadResponse(w http.ResponseWriter) error
+}
+
+type ReadParkedPayload200JSONResponse Payload
+
+func (response ReadParkedPayload200JSONResponse) VisitReadParkedPayloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadParkedPayload401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ReadParkedPayload401ApplicationProblemPlusJSONResponse) VisitReadParkedPayloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadParkedPayload403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ReadParkedPayload403ApplicationProblemPlusJSONResponse) VisitReadParkedPayloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReadParkedPayloaddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ReadParkedPayloaddefaultApplicationProblemPlusJSONResponse) VisitReadParkedPayloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetryParkedRequestObject struct {
+	Id   Id `json:"id"`
+	Body *RetryParkedJSONRequestBody
+}
+
+type RetryParkedResponseObject interface {
+	VisitRetryParkedResponse(w http.ResponseWriter) error
+}
+
+type RetryParked200JSONResponse ParkedAction
+
+func (response RetryParked200JSONResponse) VisitRetryParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetryParked401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response RetryParked401ApplicationProblemPlusJSONResponse) VisitRetryParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetryParked403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response RetryParked403ApplicationProblemPlusJSONResponse) VisitRetryParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetryParkeddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response RetryParkeddefaultApplicationProblemPlusJSONResponse) VisitRetryParkedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListReportsRequestObject struct {
 	Params ListReportsParams
 }
@@ -8985,6 +10437,36 @@ type StrictServerInterface interface {
 	// ReadNotifications Mark the inbox as read up to a sequence
 	// (POST /api/notifications/read)
 	ReadNotifications(ctx context.Context, request ReadNotificationsRequestObject) (ReadNotificationsResponseObject, error)
+	// ListDeadLetters Records that nothing could read
+	// (GET /api/ops/dead-letters)
+	ListDeadLetters(ctx context.Context, request ListDeadLettersRequestObject) (ListDeadLettersResponseObject, error)
+	// ShowDeadLetter A dead letter
+	// (GET /api/ops/dead-letters/{id})
+	ShowDeadLetter(ctx context.Context, request ShowDeadLetterRequestObject) (ShowDeadLetterResponseObject, error)
+	// ReadDeadLetterPayload The bytes of a dead letter
+	// (GET /api/ops/dead-letters/{id}/payload)
+	ReadDeadLetterPayload(ctx context.Context, request ReadDeadLetterPayloadRequestObject) (ReadDeadLetterPayloadResponseObject, error)
+	// ReplayDeadLetter Write a dead letter to the commands topic again
+	// (POST /api/ops/dead-letters/{id}/replay)
+	ReplayDeadLetter(ctx context.Context, request ReplayDeadLetterRequestObject) (ReplayDeadLetterResponseObject, error)
+	// ListParked Pairs whose commands wait
+	// (GET /api/ops/parked)
+	ListParked(ctx context.Context, request ListParkedRequestObject) (ListParkedResponseObject, error)
+	// ShowParkedAction A retry or drop that was asked for
+	// (GET /api/ops/parked-actions/{id})
+	ShowParkedAction(ctx context.Context, request ShowParkedActionRequestObject) (ShowParkedActionResponseObject, error)
+	// ShowParked What is parked on the pair of a command
+	// (GET /api/ops/parked/{id})
+	ShowParked(ctx context.Context, request ShowParkedRequestObject) (ShowParkedResponseObject, error)
+	// DropParked Reject a parked command; the rest of its pair goes on
+	// (POST /api/ops/parked/{id}/drop)
+	DropParked(ctx context.Context, request DropParkedRequestObject) (DropParkedResponseObject, error)
+	// ReadParkedPayload What a parked command holds
+	// (GET /api/ops/parked/{id}/payload)
+	ReadParkedPayload(ctx context.Context, request ReadParkedPayloadRequestObject) (ReadParkedPayloadResponseObject, error)
+	// RetryParked Retry what is parked on the pair of a command
+	// (POST /api/ops/parked/{id}/retry)
+	RetryParked(ctx context.Context, request RetryParkedRequestObject) (RetryParkedResponseObject, error)
 	// ListReports The queue of reports, the oldest first
 	// (GET /api/ops/reports)
 	ListReports(ctx context.Context, request ListReportsRequestObject) (ListReportsResponseObject, error)
@@ -10397,6 +11879,283 @@ func (sh *strictHandler) ReadNotifications(w http.ResponseWriter, r *http.Reques
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ReadNotificationsResponseObject); ok {
 		if err := validResponse.VisitReadNotificationsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListDeadLetters operation middleware
+func (sh *strictHandler) ListDeadLetters(w http.ResponseWriter, r *http.Request) {
+	var request ListDeadLettersRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDeadLetters(ctx, request.(ListDeadLettersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDeadLetters")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDeadLettersResponseObject); ok {
+		if err := validResponse.VisitListDeadLettersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowDeadLetter operation middleware
+func (sh *strictHandler) ShowDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
+	var request ShowDeadLetterRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowDeadLetter(ctx, request.(ShowDeadLetterRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowDeadLetter")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowDeadLetterResponseObject); ok {
+		if err := validResponse.VisitShowDeadLetterResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ReadDeadLetterPayload operation middleware
+func (sh *strictHandler) ReadDeadLetterPayload(w http.ResponseWriter, r *http.Request, id Id) {
+	var request ReadDeadLetterPayloadRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ReadDeadLetterPayload(ctx, request.(ReadDeadLetterPayloadRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReadDeadLetterPayload")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReadDeadLetterPayloadResponseObject); ok {
+		if err := validResponse.VisitReadDeadLetterPayloadResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ReplayDeadLetter operation middleware
+func (sh *strictHandler) ReplayDeadLetter(w http.ResponseWriter, r *http.Request, id Id) {
+	var request ReplayDeadLetterRequestObject
+
+	request.Id = id
+
+	var body ReplayDeadLetterJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplayDeadLetter(ctx, request.(ReplayDeadLetterRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplayDeadLetter")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReplayDeadLetterResponseObject); ok {
+		if err := validResponse.VisitReplayDeadLetterResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListParked operation middleware
+func (sh *strictHandler) ListParked(w http.ResponseWriter, r *http.Request) {
+	var request ListParkedRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListParked(ctx, request.(ListParkedRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListParked")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListParkedResponseObject); ok {
+		if err := validResponse.VisitListParkedResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowParkedAction operation middleware
+func (sh *strictHandler) ShowParkedAction(w http.ResponseWriter, r *http.Request, id Id) {
+	var request ShowParkedActionRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowParkedAction(ctx, request.(ShowParkedActionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowParkedAction")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowParkedActionResponseObject); ok {
+		if err := validResponse.VisitShowParkedActionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ShowParked operation middleware
+func (sh *strictHandler) ShowParked(w http.ResponseWriter, r *http.Request, id Id) {
+	var request ShowParkedRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ShowParked(ctx, request.(ShowParkedRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ShowParked")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ShowParkedResponseObject); ok {
+		if err := validResponse.VisitShowParkedResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DropParked operation middleware
+func (sh *strictHandler) DropParked(w http.ResponseWriter, r *http.Request, id Id) {
+	var request DropParkedRequestObject
+
+	request.Id = id
+
+	var body DropParkedJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DropParked(ctx, request.(DropParkedRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DropParked")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DropParkedResponseObject); ok {
+		if err := validResponse.VisitDropParkedResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ReadParkedPayload operation middleware
+func (sh *strictHandler) ReadParkedPayload(w http.ResponseWriter, r *http.Request, id Id) {
+	var request ReadParkedPayloadRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ReadParkedPayload(ctx, request.(ReadParkedPayloadRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReadParkedPayload")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReadParkedPayloadResponseObject); ok {
+		if err := validResponse.VisitReadParkedPayloadResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RetryParked operation middleware
+func (sh *strictHandler) RetryParked(w http.ResponseWriter, r *http.Request, id Id) {
+	var request RetryParkedRequestObject
+
+	request.Id = id
+
+	var body RetryParkedJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RetryParked(ctx, request.(RetryParkedRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RetryParked")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RetryParkedResponseObject); ok {
+		if err := validResponse.VisitRetryParkedResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
