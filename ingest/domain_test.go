@@ -333,6 +333,73 @@ func TestReadNotifications(t *testing.T) {
 	}
 }
 
+// What is left out stays, what is wrong changes nothing, and the preview is the profile's.
+func TestPreferences(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ana, ben := w.register("Ana"), w.register("Ben")
+	const path = "/api/notifications/preferences"
+	shown := func(who user) string {
+		t.Helper()
+		got := who.get(path)
+		if got.status != http.StatusOK {
+			t.Fatalf("preferences: %d %s", got.status, got.raw)
+		}
+		return string(bytes.TrimSpace(got.raw))
+	}
+	const defaults = `{"categories":{"partnership":true,"requests":true},"preview":"discreet","quietHours":{"enabled":false,"from":"22:00","to":"07:00"}}`
+	if got := shown(ana); got != defaults {
+		t.Errorf("at first: %s", got)
+	}
+	put := func(body any) answer { t.Helper(); return ana.call(http.MethodPut, path, body) }
+	for _, step := range []struct{ body, want string }{
+		{`{}`, defaults},
+		{`{"categories":{"partnership":false}}`, `{"categories":{"partnership":false,"requests":true},"preview":"discreet","quietHours":{"enabled":false,"from":"22:00","to":"07:00"}}`},
+		{`{"quietHours":{"enabled":true,"to":"06:30"},"preview":"full"}`, `{"categories":{"partnership":false,"requests":true},"preview":"full","quietHours":{"enabled":true,"from":"22:00","to":"06:30"}}`},
+		{`{"categories":{"requests":false}}`, `{"categories":{"partnership":false,"requests":false},"preview":"full","quietHours":{"enabled":true,"from":"22:00","to":"06:30"}}`},
+		{`{"categories":{"requests":true,"partnership":true},"quietHours":{"enabled":false,"from":"00:00"}}`, `{"categories":{"partnership":true,"requests":true},"preview":"full","quietHours":{"enabled":false,"from":"00:00","to":"06:30"}}`},
+	} {
+		got := put(step.body)
+		if got.status != http.StatusOK || string(bytes.TrimSpace(got.raw)) != step.want || shown(ana) != step.want {
+			t.Errorf("%s: %d %s, then %s, want %s", step.body, got.status, got.raw, shown(ana), step.want)
+		}
+	}
+	before := shown(ana)
+	for body, pointer := range map[string]string{
+		`{"categories":{"gossip":false}}`:                                     "/categories/gossip",
+		`{"categories":{"requests":"no"}}`:                                    "/categories/requests",
+		`{"preview":"loud"}`:                                                  "/preview",
+		`{"quietHours":{"from":"24:00"}}`:                                     "/quietHours/from",
+		`{"quietHours":{"from":"7:00"}}`:                                      "/quietHours/from",
+		`{"quietHours":{"enabled":true,"from":"06:30"},"preview":"discreet"}`: "/quietHours/to",
+		`{"mute":true}`:                                                       "/mute",
+	} {
+		got := put(body)
+		wantProblem(t, got, 400, "invalid_request")
+		if errors, _ := got.body["errors"].([]any); len(errors) != 1 || errors[0].(map[string]any)["pointer"] != pointer {
+			t.Errorf("%s: %s", body, got.raw)
+		}
+	}
+	if got := shown(ana); got != before {
+		t.Errorf("what was refused changed something: %s", got)
+	}
+	if got := ana.get("/api/profile"); got.text("privacy", "preview") != "full" {
+		t.Errorf("the profile: %s", got.raw)
+	}
+	if got := ana.get("/api/sync"); got.body["preferences"].(map[string]any)["preview"] != "full" {
+		t.Errorf("the snapshot: %s", got.raw)
+	}
+	if got := ana.get("/api/account/export"); got.body["preferences"].(map[string]any)["preview"] != "full" {
+		t.Errorf("the export: %s", got.raw)
+	}
+	if got := shown(ben); got != defaults {
+		t.Errorf("somebody else's: %s", got)
+	}
+	_, err := w.pool.Exec(t.Context(), `UPDATE users SET status = $2 WHERE id = $1`, ben.id, int16(partner.UserDeleting))
+	must(t, err)
+	wantProblem(t, ben.call(http.MethodPut, path, map[string]any{}), 409, "account_deleting")
+}
+
 // syncBuffer is a log that is read while it is written.
 type syncBuffer struct {
 	mu   sync.Mutex

@@ -58,6 +58,11 @@ func (s *Server) export(ctx context.Context, tx pgx.Tx, user, session uuid.UUID)
 		return file, err
 	}
 	file.Profile = profileOf(profile)
+	wanted, err := loadPreferences(ctx, tx, user)
+	if err != nil {
+		return file, err
+	}
+	file.Preferences = preferencesOf(wanted)
 	sessions, err := s.accounts.SessionsIn(ctx, tx, user, session)
 	if err != nil {
 		return file, err

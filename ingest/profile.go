@@ -162,7 +162,12 @@ func (s *Server) Sync(ctx context.Context, _ api.SyncRequestObject) (api.SyncRes
 		}
 		answer.Seq, answer.Epoch, answer.Profile = state.last, state.epoch, profileOf(profile)
 		answer.ReadSeq, answer.Unread = state.read, state.unread
-		answer.Slots, answer.Preferences.Preview = answer.Profile.Slots, profile.Privacy.Preview
+		answer.Slots = answer.Profile.Slots
+		wanted, err := loadPreferences(ctx, tx, user)
+		if err != nil {
+			return err
+		}
+		answer.Preferences = preferencesOf(wanted)
 		if answer.Partners, err = listPartnerships(ctx, tx, user); err != nil {
 			return err
 		}

@@ -6,6 +6,19 @@
 -- Up to where the user has read their inbox. Beside the head, whose lock it needs.
 ALTER TABLE user_streams ADD COLUMN read_seq bigint NOT NULL DEFAULT 0;
 
+-- What a user wants of pushes, beyond users.push_preview; no row is the defaults. Written
+-- under the lock of the user's stream.
+CREATE TABLE push_preferences (
+    user_id    uuid PRIMARY KEY REFERENCES users ON DELETE CASCADE,
+    muted      text[]      NOT NULL DEFAULT '{}', -- partner.Category
+    quiet      boolean     NOT NULL,              -- whether the quiet hours hold
+    quiet_from smallint    NOT NULL CHECK (quiet_from BETWEEN 0 AND 1439), -- minutes of the user's own day
+    quiet_to   smallint    NOT NULL CHECK (quiet_to BETWEEN 0 AND 1439),
+    updated_at timestamptz NOT NULL,
+    CHECK (NOT quiet OR quiet_from <> quiet_to)
+);
+
 -- +goose Down
 
+DROP TABLE push_preferences;
 ALTER TABLE user_streams DROP COLUMN read_seq;

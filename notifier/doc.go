@@ -25,6 +25,10 @@
 // holds because an ending's event is read after its cuts are committed, so that every
 // delivery is either marked by it (replace.go) or claimed with the cuts in sight.
 //
+// What a user has muted by category is settled as suppressed when it is claimed, and what
+// comes due in their quiet hours is put off until these end (quiet.go): by the preferences
+// of that moment, not of the event's. A replacement heeds neither.
+//
 // # Parts
 //
 // The consumer owns the generation's partition readers and the channel they fill. The

@@ -26,6 +26,7 @@ type metrics struct {
 	lostClaims  prometheus.Counter
 	skipped     prometheus.Counter
 	replaced    prometheus.Counter
+	putOff      prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -51,17 +52,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		attempts:    prometheus.NewCounterVec(counter("push_attempts_total", "Claims worked on, by result: sent or the verdict."), []string{"result"}),
 		call:        prometheus.NewHistogram(seconds("push_call_seconds", "Time of one call to the provider.")),
 		dueToSent:   prometheus.NewHistogram(seconds("push_due_to_sent_seconds", "From due to accepted by the provider.")),
-		delivery:    prometheus.NewHistogram(seconds("push_applied_to_delivered_seconds", "From the event's commit to accepted by the provider, grace included.")),
+		delivery:    prometheus.NewHistogram(seconds("push_applied_to_delivered_seconds", "From the event's commit to accepted by the provider, grace and quiet hours included.")),
 		breaker:     prometheus.NewGauge(gauge("breaker_state", "The provider's breaker: 0 closed, 1 half open, 2 open.")),
 		transitions: prometheus.NewCounterVec(counter("breaker_transitions_total", "Changes of the breaker's state, by the new one."), []string{"to"}),
 		backlog:     prometheus.NewGauge(gauge("push_backlog", "Deliveries that are due and not taken, counted up to 10000.")),
 		held:        prometheus.NewGauge(gauge("push_held", "Deliveries that this process has claimed and not settled.")),
 		lostClaims:  prometheus.NewCounter(counter("lost_claims_total", "Results that came after their lease and changed nothing.")),
 		replaced:    prometheus.NewCounter(counter("pushes_replaced_total", "Pushes replaced on the phone, silently, since an ending took them back.")),
+		putOff:      prometheus.NewCounter(counter("pushes_put_off_total", "Times that a push was put off until its user's quiet hours end.")),
 		skipped:     prometheus.NewCounter(counter("skipped_ranges_total", "Times that the topic no longer held the offset to go on from.")),
 	}
 	reg.MustRegister(m.events, m.age, m.lag, m.enqueued, m.outcomes, m.attempts, m.call, m.dueToSent, m.delivery, m.breaker,
-		m.transitions, m.backlog, m.held, m.lostClaims, m.skipped, m.replaced)
+		m.transitions, m.backlog, m.held, m.lostClaims, m.skipped, m.replaced, m.putOff)
 	return m
 }
 

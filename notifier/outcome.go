@@ -13,7 +13,7 @@ type Outcome string
 // The outcomes.
 const (
 	Delivered    Outcome = "delivered"    // the provider took it
-	Suppressed   Outcome = "suppressed"   // a visible socket had acknowledged the event first
+	Suppressed   Outcome = "suppressed"   // a visible socket had acknowledged the event first, or the user has muted its category
 	Withdrawn    Outcome = "withdrawn"    // the address now belongs to someone else, or an ending took the event back; what was sent by then is replaced
 	Unregistered Outcome = "unregistered" // the address is gone
 	Rejected     Outcome = "rejected"     // the provider will never take this message

@@ -162,6 +162,10 @@ func (s *sender) claim(ctx context.Context, jobs chan<- claimed, room int, held 
 		return 0, err
 	}
 	for _, c := range closed {
+		if c.Outcome == "" {
+			s.metrics.putOff.Inc()
+			continue
+		}
 		s.metrics.settled(c.Outcome, c.Kind)
 	}
 	s.hold(claims)

@@ -213,19 +213,27 @@ type claimed struct {
 	LeaseEnds time.Time
 }
 
-// closure is a delivery that claiming settled without a call.
+// closure is a delivery that claiming dealt with without a call.
 type closure struct {
 	Kind    partner.EventType
-	Outcome Outcome
+	Outcome Outcome // empty: put off until the user's quiet hours end
 }
 
 // SKIP LOCKED: rows that another notifier, or a cut, has in hand are theirs.
+//
+// With each comes when its user wants no pushes. LATERAL, so that it is a look-up for each
+// row and never a join with all preferences.
 const lockDue = `
-SELECT id FROM push_deliveries
-WHERE status < 3 AND due_at <= $1 AND id <> ALL ($3)
-ORDER BY due_at
+SELECT p.id, h.timezone, h.quiet_from, h.quiet_to
+FROM push_deliveries p
+LEFT JOIN LATERAL (
+	SELECT u.timezone, x.quiet_from, x.quiet_to
+	FROM push_preferences x JOIN users u ON u.id = x.user_id
+	WHERE x.user_id = p.user_id AND x.quiet LIMIT 1) h ON true
+WHERE p.status < 3 AND p.due_at <= $1 AND p.id <> ALL ($3)
+ORDER BY p.due_at
 LIMIT $2
-FOR UPDATE SKIP LOCKED`
+FOR UPDATE OF p SKIP LOCKED`
 
 // A statement of its own, after the locks: it sees every acknowledgement, every change of
 // devices and every cut that was committed before them. An ending that cuts settles what is
@@ -259,6 +267,9 @@ FROM (
 				  AND l.payload ->> 'collapseId' = q.payload ->> 'collapseId') THEN 'withdrawn'
 			WHEN NOT w.withdrawn AND EXISTS (
 				SELECT FROM acks a WHERE a.user_id = q.user_id AND a.visible_seq >= q.seq) THEN 'suppressed'
+			WHEN NOT w.withdrawn AND EXISTS (
+				SELECT FROM push_preferences m
+				WHERE m.user_id = q.user_id AND q.payload ->> 'category' = ANY (m.muted)) THEN 'suppressed'
 		END AS outcome
 	FROM unnest($1::uuid[]) AS k (id)
 	JOIN push_deliveries q ON q.id = k.id
@@ -296,9 +307,16 @@ func (s store) claim(ctx context.Context, now time.Time, terms claimTerms) ([]cl
 		if err != nil {
 			return err
 		}
-		ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-		if err != nil || len(ids) == 0 {
+		due, err := pgx.CollectRows(rows, pgx.RowToStructByPos[dueRow])
+		if err != nil || len(due) == 0 {
 			return err
+		}
+		ids, later, err := putOff(ctx, tx, now, due)
+		if err != nil {
+			return err
+		}
+		if closed = append(closed, later...); len(ids) == 0 {
+			return nil
 		}
 		rows, err = tx.Query(ctx, judgeDue, ids, now, terms.leaseEnds)
 		if err != nil {

@@ -82,6 +82,7 @@ func TestDeletedAccountLeavesNothing(t *testing.T) {
 	r.exec(`INSERT INTO sessions (id, user_id, refresh_hash, created_at, last_used_at, expires_at) VALUES ($1, $2, 'planted refresh', now(), now(), now())`, session, leaver)
 	r.exec(`INSERT INTO devices (id, user_id, session_id, kind, value, platform, created_at, updated_at)
 		VALUES (gen_random_uuid(), $1, $2, 'fcm', 'planted token', 'android', now(), now())`, leaver, session)
+	r.exec(`INSERT INTO push_preferences (user_id, muted, quiet, quiet_from, quiet_to, updated_at) VALUES ($1, '{planted}', true, 1, 2, now())`, leaver)
 	for _, text := range []string{"planted reason", "planted wish", "planted nickname", "planted message", "planted name", "PLANTEDCOD", "planted refresh"} {
 		if len(r.find(text)) == 0 {
 			t.Fatalf("%q is nowhere to begin with", text)
@@ -111,6 +112,7 @@ func TestDeletedAccountLeavesNothing(t *testing.T) {
 		"sides":             `SELECT count(*) FROM pair_sides WHERE $1 IN (user_id, other_id)`,
 		"nicknames":         `SELECT count(*) FROM nicknames WHERE $1 IN (owner, target)`,
 		"read marks":        `SELECT count(*) FROM user_streams WHERE user_id = $1 AND read_seq > 0`,
+		"preferences":       `SELECT count(*) FROM push_preferences WHERE user_id = $1`,
 		"timers":            `SELECT count(*) FROM timers WHERE $1 IN (low, high)`,
 		"inbox rows":        `SELECT count(*) FROM inbox WHERE user_id = $1`,
 		"slots still taken": `SELECT count(*) FROM partnership_members WHERE active AND $1::uuid IS NOT NULL`,

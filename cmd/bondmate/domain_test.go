@@ -284,6 +284,7 @@ func TestDomain(t *testing.T) {
 		"cooldowns":          testCooldowns,
 		"withdrawn":          testWithdrawn,
 		"read marks":         testReadMarks,
+		"preferences":        testPreferences,
 		"reports, activity":  testReportsAndActivity,
 		"sync as everything": testSync,
 		"export":             testExport,
@@ -372,6 +373,23 @@ func testReadMarks(t *testing.T, w *town) {
 			t.Errorf("reading is logged: %v", a)
 		}
 	}
+}
+
+// The preview has two ways in and is one.
+func testPreferences(t *testing.T, w *town) {
+	ana := w.person(t, "Ana")
+	const path = "/api/notifications/preferences"
+	put := func(body map[string]any) reply { t.Helper(); return ana.call("PUT", path, body).want(200) }
+	put(map[string]any{"preview": "full", "quietHours": map[string]any{"enabled": true, "from": "23:15"}})
+	same(t, "the profile", "full", ana.get("/api/profile").want(200).text("privacy", "preview"))
+	ana.call("PATCH", "/api/profile", map[string]any{"displayName": "Anna"}).want(200)
+	same(t, "a renaming leaves it", "full", ana.get(path).want(200).text("preview"))
+	ana.call("PATCH", "/api/profile", map[string]any{"privacy": map[string]any{"preview": "discreet"}}).want(200)
+	same(t, "the preferences", "discreet", ana.get(path).want(200).text("preview"))
+	same(t, "the rest of them", "23:15", ana.get(path).text("quietHours", "from"))
+	same(t, "the snapshot", "23:15", ana.get("/api/sync").want(200).text("preferences", "quietHours", "from"))
+	same(t, "the export", "23:15", ana.get("/api/account/export").want(200).text("preferences", "quietHours", "from"))
+	ana.call("PUT", path, map[string]any{"quietHours": map[string]any{"from": "07:00"}}).refused(400, "invalid_request")
 }
 
 func testNicknames(t *testing.T, w *town) {

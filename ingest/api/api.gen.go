@@ -492,6 +492,24 @@ func (e PoolHealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for Preview.
+const (
+	PreviewDiscreet Preview = "discreet"
+	PreviewFull     Preview = "full"
+)
+
+// Valid indicates whether the value is a known member of the Preview enum.
+func (e Preview) Valid() bool {
+	switch e {
+	case PreviewDiscreet:
+		return true
+	case PreviewFull:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for PrivacyUpdatePreview.
 const (
 	PrivacyUpdatePreviewDiscreet PrivacyUpdatePreview = "discreet"
@@ -939,10 +957,13 @@ type Export struct {
 	Nicknames     []Nickname         `json:"nicknames"`
 	Notifications []Notification     `json:"notifications"`
 	Partners      []Partnership      `json:"partners"`
-	Profile       Profile            `json:"profile"`
-	Reports       []ExportedReport   `json:"reports"`
-	Requests      []PartnerRequest   `json:"requests"`
-	Sessions      []Session          `json:"sessions"`
+
+	// Preferences What one wants of pushes. The events are in the inbox and on the sockets all the same.
+	Preferences Preferences      `json:"preferences"`
+	Profile     Profile          `json:"profile"`
+	Reports     []ExportedReport `json:"reports"`
+	Requests    []PartnerRequest `json:"requests"`
+	Sessions    []Session        `json:"sessions"`
 }
 
 // ExportedAccount defines model for ExportedAccount.
@@ -1409,10 +1430,41 @@ type PostgresHealth struct {
 	Status       CheckStatus `json:"status"`
 }
 
-// Preferences defines model for Preferences.
+// Preferences What one wants of pushes. The events are in the inbox and on the sockets all the same.
 type Preferences struct {
-	Preview string `json:"preview"`
+	// Categories Whether there are pushes of a category; at first of all.
+	Categories PushCategories `json:"categories"`
+
+	// Preview What a push shows on the lock screen: `discreet` says nothing. The same as `privacy.preview` of the profile.
+	Preview Preview `json:"preview"`
+
+	// QuietHours While they hold, pushes wait until they end. The times are those of the profile's time zone; hours that end
+	// before they begin go over midnight.
+	QuietHours QuietHours `json:"quietHours"`
 }
+
+// PreferencesUpdate defines model for PreferencesUpdate.
+type PreferencesUpdate struct {
+	Categories *struct {
+		Partnership *bool `json:"partnership,omitempty"`
+		Requests    *bool `json:"requests,omitempty"`
+	} `json:"categories,omitempty"`
+
+	// Preview What a push shows on the lock screen: `discreet` says nothing. The same as `privacy.preview` of the profile.
+	Preview    *Preview `json:"preview,omitempty"`
+	QuietHours *struct {
+		Enabled *bool `json:"enabled,omitempty"`
+
+		// From Example: 22:00
+		From *TimeOfDay `json:"from,omitempty"`
+
+		// To Example: 22:00
+		To *TimeOfDay `json:"to,omitempty"`
+	} `json:"quietHours,omitempty"`
+}
+
+// Preview What a push shows on the lock screen: `discreet` says nothing. The same as `privacy.preview` of the profile.
+type Preview string
 
 // Privacy defines model for Privacy.
 type Privacy struct {
@@ -1501,6 +1553,27 @@ type ProfileUpdate struct {
 	//
 	// Example: Europe/Vienna
 	Timezone *string `json:"timezone,omitempty"`
+}
+
+// PushCategories Whether there are pushes of a category; at first of all.
+type PushCategories struct {
+	// Partnership Partnerships that end, and breakups asked for or declined.
+	Partnership bool `json:"partnership"`
+
+	// Requests Partner requests that come in, are accepted or declined.
+	Requests bool `json:"requests"`
+}
+
+// QuietHours While they hold, pushes wait until they end. The times are those of the profile's time zone; hours that end
+// before they begin go over midnight.
+type QuietHours struct {
+	Enabled bool `json:"enabled"`
+
+	// From Example: 22:00
+	From TimeOfDay `json:"from"`
+
+	// To Example: 22:00
+	To TimeOfDay `json:"to"`
 }
 
 // ReadMark defines model for ReadMark.
@@ -1691,11 +1764,13 @@ type SlotList struct {
 
 // Snapshot defines model for Snapshot.
 type Snapshot struct {
-	Breakup     *Breakup      `json:"breakup"`
-	Epoch       string        `json:"epoch"`
-	Partners    []Partnership `json:"partners"`
-	Preferences Preferences   `json:"preferences"`
-	Profile     Profile       `json:"profile"`
+	Breakup  *Breakup      `json:"breakup"`
+	Epoch    string        `json:"epoch"`
+	Partners []Partnership `json:"partners"`
+
+	// Preferences What one wants of pushes. The events are in the inbox and on the sockets all the same.
+	Preferences Preferences `json:"preferences"`
+	Profile     Profile     `json:"profile"`
 
 	// ReadSeq The read mark.
 	ReadSeq int64 `json:"readSeq"`
@@ -1724,6 +1799,9 @@ type Ticket struct {
 	ExpiresAt time.Time `json:"expiresAt"`
 	Ticket    string    `json:"ticket"`
 }
+
+// TimeOfDay Example: 22:00
+type TimeOfDay = string
 
 // BreakupId defines model for BreakupId.
 type BreakupId = openapi_types.UUID
@@ -2067,6 +2145,9 @@ type AcceptRequestJSONRequestBody = AcceptRequest
 // SetNicknameJSONRequestBody defines body for SetNickname for application/json ContentType.
 type SetNicknameJSONRequestBody = NicknameChange
 
+// PutPreferencesJSONRequestBody defines body for PutPreferences for application/json ContentType.
+type PutPreferencesJSONRequestBody = PreferencesUpdate
+
 // ReadNotificationsJSONRequestBody defines body for ReadNotifications for application/json ContentType.
 type ReadNotificationsJSONRequestBody = ReadMark
 
@@ -2231,6 +2312,12 @@ type ServerInterface interface {
 	// ListNotifications One's inbox after a sequence
 	// (GET /api/notifications)
 	ListNotifications(w http.ResponseWriter, r *http.Request, params ListNotificationsParams)
+	// GetPreferences What one wants of pushes
+	// (GET /api/notifications/preferences)
+	GetPreferences(w http.ResponseWriter, r *http.Request)
+	// PutPreferences Say what one wants of pushes
+	// (PUT /api/notifications/preferences)
+	PutPreferences(w http.ResponseWriter, r *http.Request)
 	// ReadNotifications Mark the inbox as read up to a sequence
 	// (POST /api/notifications/read)
 	ReadNotifications(w http.ResponseWriter, r *http.Request, params ReadNotificationsParams)
@@ -4187,6 +4274,34 @@ func (siw *ServerInterfaceWrapper) ListNotifications(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// GetPreferences operation middleware
+func (siw *ServerInterfaceWrapper) GetPreferences(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetPreferences(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutPreferences operation middleware
+func (siw *ServerInterfaceWrapper) PutPreferences(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutPreferences(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ReadNotifications operation middleware
 func (siw *ServerInterfaceWrapper) ReadNotifications(w http.ResponseWriter, r *http.Request) {
 
@@ -5108,6 +5223,10 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/notifications", wrapper.ListNotifications).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/notifications/read", wrapper.ReadNotifications).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/notifications/preferences", wrapper.GetPreferences).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/notifications/preferences", wrapper.PutPreferences).Methods(http.MethodPut)
 
 	r.HandleFunc(options.BaseURL+"/api/devices", wrapper.ListDevices).Methods(http.MethodGet)
 
@@ -8162,6 +8281,109 @@ func (response ListNotificationsdefaultApplicationProblemPlusJSONResponse) Visit
 	return err
 }
 
+type GetPreferencesRequestObject struct {
+}
+
+type GetPreferencesResponseObject interface {
+	VisitGetPreferencesResponse(w http.ResponseWriter) error
+}
+
+type GetPreferences200JSONResponse Preferences
+
+func (response GetPreferences200JSONResponse) VisitGetPreferencesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPreferencesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response GetPreferencesdefaultApplicationProblemPlusJSONResponse) VisitGetPreferencesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutPreferencesRequestObject struct {
+	Body *PutPreferencesJSONRequestBody
+}
+
+type PutPreferencesResponseObject interface {
+	VisitPutPreferencesResponse(w http.ResponseWriter) error
+}
+
+type PutPreferences200JSONResponse Preferences
+
+func (response PutPreferences200JSONResponse) VisitPutPreferencesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutPreferencesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response PutPreferencesdefaultApplicationProblemPlusJSONResponse) VisitPutPreferencesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ReadNotificationsRequestObject struct {
 	Params ReadNotificationsParams
 	Body   *ReadNotificationsJSONRequestBody
@@ -10434,6 +10656,12 @@ type StrictServerInterface interface {
 	// ListNotifications One's inbox after a sequence
 	// (GET /api/notifications)
 	ListNotifications(ctx context.Context, request ListNotificationsRequestObject) (ListNotificationsResponseObject, error)
+	// GetPreferences What one wants of pushes
+	// (GET /api/notifications/preferences)
+	GetPreferences(ctx context.Context, request GetPreferencesRequestObject) (GetPreferencesResponseObject, error)
+	// PutPreferences Say what one wants of pushes
+	// (PUT /api/notifications/preferences)
+	PutPreferences(ctx context.Context, request PutPreferencesRequestObject) (PutPreferencesResponseObject, error)
 	// ReadNotifications Mark the inbox as read up to a sequence
 	// (POST /api/notifications/read)
 	ReadNotifications(ctx context.Context, request ReadNotificationsRequestObject) (ReadNotificationsResponseObject, error)
@@ -11846,6 +12074,61 @@ func (sh *strictHandler) ListNotifications(w http.ResponseWriter, r *http.Reques
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListNotificationsResponseObject); ok {
 		if err := validResponse.VisitListNotificationsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetPreferences operation middleware
+func (sh *strictHandler) GetPreferences(w http.ResponseWriter, r *http.Request) {
+	var request GetPreferencesRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetPreferences(ctx, request.(GetPreferencesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetPreferences")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetPreferencesResponseObject); ok {
+		if err := validResponse.VisitGetPreferencesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutPreferences operation middleware
+func (sh *strictHandler) PutPreferences(w http.ResponseWriter, r *http.Request) {
+	var request PutPreferencesRequestObject
+
+	var body PutPreferencesJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutPreferences(ctx, request.(PutPreferencesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutPreferences")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutPreferencesResponseObject); ok {
+		if err := validResponse.VisitPutPreferencesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -91,7 +91,7 @@ func Evolve(h History, e Event) History {
 		h.evolveBlock(e)
 	case EventCommandApplied, EventCommandRejected:
 		h.evolveAnswer(e)
-	case EventNicknameChanged, EventProfileUpdated, EventAccountDeleted:
+	case EventNicknameChanged, EventProfileUpdated, EventAccountDeleted, EventInboxRead:
 	}
 	return h
 }

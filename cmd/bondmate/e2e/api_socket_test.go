@@ -264,17 +264,20 @@ func (a *contractOf) readMarks(t *testing.T) {
 	}
 }
 
-// A push comes to the one who was asked, discreet and after its grace; a quiet leave makes
-// none, and takes back what was not sent yet.
+// A push comes to the one who was asked, discreet and after its grace, unless they have muted
+// that; a quiet leave makes none, and takes back what was not sent yet.
 func (a *contractOf) pushes(t *testing.T) {
 	t.Parallel()
-	c := a.people(t, "ana", "ben")
+	c := a.people(t, "ana", "ben", "cem")
 	device := func(who string) step {
 		return step{as: who, call: "POST /api/devices", body: `{"kind":"fcm","token":"{` + who + `}","platform":"android"}`, status: 201}
 	}
 	wait := "Prefer: wait=10"
 	a.run(t, c, []step{
-		device("ana"), device("ben"),
+		device("ana"), device("ben"), device("cem"),
+		{as: "cem", call: "PUT /api/notifications/preferences", body: `{"categories":{"requests":false}}`, status: 200, shape: `{"categories":{"requests":"=false","partnership":"=true"}}`},
+		{as: "cem", call: "GET /api/notifications/preferences", status: 200, shape: `{"categories":{"requests":"=false"}}`},
+		{as: "ana", call: "POST /api/enhanced-partners/request", body: `{"toUserId":"{cem}"}`, header: wait, status: 200},
 		{as: "ana", call: "POST /api/enhanced-partners/request", body: `{"toUserId":"{ben}","message":"secret"}`, header: wait, status: 200, save: "req=requestId"},
 		{as: "ben", call: "PUT /api/enhanced-partners/request/{req}/accept", header: wait, status: 200},
 		{as: "ana", call: "POST /api/enhanced-partners/remove", body: `{"quiet":true}`, header: wait, status: 200},
@@ -292,6 +295,9 @@ func (a *contractOf) pushes(t *testing.T) {
 		last := false
 		for lines := bufio.NewScanner(file); lines.Scan(); {
 			line := lines.Text()
+			if strings.Contains(line, `"`+c["cem"]+`"`) {
+				return false, fmt.Errorf("pushed in spite of being muted: %s", line)
+			}
 			if !strings.Contains(line, `"`+c["ben"]+`"`) {
 				continue
 			}

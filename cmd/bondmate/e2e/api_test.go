@@ -185,8 +185,9 @@ const (
 	loginShape   = `{"user":` + personShape + `,"accessToken":"text","expiresAt":"time","refreshToken":"text"}`
 	requestShape = `{"id":"uuid","direction":"=incoming|=outgoing","user":` + personShape + `,"message?":"text","status":"text",
 		"createdAt":"time","expiresAt":"time","resolvedAt?":"time"}`
-	requestsShape = `{"requests":[` + requestShape + `],"nextCursor":"text|null"}`
-	eventsShape   = `{"events":[{"seq":"int","id":"uuid","type":"text","time":"time","data":{}}],"lastSeq":"int","readSeq":"int","unread":"int","epoch":"text"}`
+	requestsShape    = `{"requests":[` + requestShape + `],"nextCursor":"text|null"}`
+	eventsShape      = `{"events":[{"seq":"int","id":"uuid","type":"text","time":"time","data":{}}],"lastSeq":"int","readSeq":"int","unread":"int","epoch":"text"}`
+	preferencesShape = `{"categories":{"requests":"=true","partnership":"=true"},"quietHours":{"enabled":"=false","from":"=22:00","to":"=07:00"},"preview":"=discreet"}`
 )
 
 // Every read answers its shape, and HEAD the same without a body; what is not there yet is
@@ -205,7 +206,7 @@ func (a *contractOf) reads(t *testing.T) {
 		"/.well-known/jwks.json": `{"keys":[{"kty":"=RSA","use":"=sig","alg":"=RS256","kid":"text","n":"text","e":"text"}]}`,
 		"/api/profile":           profileShape,
 		"/api/sync": `{"seq":"int","epoch":"text","readSeq":"int","unread":"int","profile":` + profileShape + `,"partners":[],"requests":[` + requestShape + `],
-			"breakup":"null","slots":{"total":"=1","occupied":"=0","vacant":"=1"},"preferences":{"preview":"=discreet"}}`,
+			"breakup":"null","slots":{"total":"=1","occupied":"=0","vacant":"=1"},"preferences":` + preferencesShape + `}`,
 		"/api/enhanced-partners/search?code={ana.code}": `{"user":{"id":"={ana}","displayName":"text"}}`,
 		"/api/enhanced-partners/requests":               requestsShape,
 		"/api/enhanced-partners/current":                `{"partner":"null","seq":"int"}`,
@@ -214,6 +215,7 @@ func (a *contractOf) reads(t *testing.T) {
 		"/api/enhanced-partners/history":                `{"history":[],"nextCursor":"null"}`,
 		"/api/enhanced-partners/restorable":             `{"restorable":[],"nextCursor":"null"}`,
 		"/api/notifications":                            eventsShape,
+		"/api/notifications/preferences":                preferencesShape,
 		"/api/devices":                                  `{"devices":[]}`,
 		"/api/auth/sessions":                            `{"sessions":[{"id":"uuid","device":"null","createdAt":"time","lastUsedAt":"time","current":"=true"}]}`,
 		"/openapi.yaml":                                 "", "/asyncapi.yaml": "", "/docs": "", "/demo/": "",
@@ -227,7 +229,6 @@ func (a *contractOf) reads(t *testing.T) {
 	}
 	for _, call := range []string{
 		"GET /nothing", "GET /api", "GET /api/profile/", "GET //api/profile", "GET /api/realtime/more", "GET /demo/nothing",
-		"GET /api/notifications/preferences",
 		"POST /api/auth/firebase", "GET /api/monitoring/health", "GET /ops", "GET /metrics",
 	} {
 		a.run(t, c, []step{{as: "ana", call: call, status: 404, code: "not_found"}})
@@ -262,6 +263,7 @@ func (a *contractOf) refusals(t *testing.T) {
 		invalid("POST /api/devices", `{"kind":"fax","token":"t","platform":"ios"}`, "/kind"),
 		invalid("POST /api/notifications/read", `{"seq":-1}`, "/seq"),
 		invalid("POST /api/notifications/read", `{}`, "/seq"),
+		invalid("PUT /api/notifications/preferences", `{"preview":"loud","quietHours":{"to":"25:00"}}`, "/preview /quietHours/to"),
 		invalid(remove, `{"quiet":1}`, "/quiet"),
 		invalid("DELETE /api/enhanced-partners/remove?quiet=perhaps", ``, "quiet"),
 		invalid(list+"?limit=101", ``, "limit"),
