@@ -276,7 +276,7 @@ func TestServiceRoutes(t *testing.T) {
 		checks["postgres"].(map[string]any)["pool"].(map[string]any)["maxPoolSize"] != 10.0 {
 		t.Errorf("detailed: %s", detailed.raw)
 	}
-	if got := w.do("GET", "/.well-known/jwks.json", "", nil, nil); len(got.body["keys"].([]any)) != 1 {
+	if got := w.do("GET", "/.well-known/jwks.json", "", nil, nil); len(got.body["keys"].([]any)) != 1 || got.header.Get("Cache-Control") != "public, max-age=60" {
 		t.Errorf("jwks: %s", got.raw)
 	}
 	if got := w.do("GET", "/docs", "", nil, nil); got.status != 200 || !strings.Contains(string(got.raw), "/api/enhanced-partners/request") {

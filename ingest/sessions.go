@@ -2,10 +2,12 @@ package ingest
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/pkg/identity"
 )
 
 // accountTimeout bounds a call into accounts, the wait for a pooled connection included:
@@ -113,9 +115,13 @@ func (s *Server) EndSession(ctx context.Context, req api.EndSessionRequestObject
 // Jwks implements GET /.well-known/jwks.json.
 func (s *Server) Jwks(context.Context, api.JwksRequestObject) (api.JwksResponseObject, error) {
 	keys := s.keys.JWKS().Keys
-	answer := api.Jwks200JSONResponse{Keys: make([]api.Key, len(keys))}
+	keep := fmt.Sprintf("public, max-age=%d", int(identity.JWKSMaxAge.Seconds()))
+	answer := api.Jwks200JSONResponse{
+		Headers: api.Jwks200ResponseHeaders{CacheControl: &keep},
+		Body:    api.KeySet{Keys: make([]api.Key, len(keys))},
+	}
 	for i, k := range keys {
-		answer.Keys[i] = api.Key{Kty: k.KeyType, Use: k.Use, Alg: k.Algorithm, Kid: k.ID, N: k.Modulus, E: k.Exponent}
+		answer.Body.Keys[i] = api.Key{Kty: k.KeyType, Use: k.Use, Alg: k.Algorithm, Kid: k.ID, N: k.Modulus, E: k.Exponent}
 	}
 	return answer, nil
 }

@@ -52,9 +52,9 @@ func run(ctx context.Context, args []string, term terminal) error {
 	}
 	root.AddCommand(
 		allCommand(term), ingestCommand(term), processorCommand(term), notifierCommand(term), realtimeCommand(term),
-		migrateCommand(term), topicsCommand(term), timersCommand(term), parkedCommand(term), deadLettersCommand(term), usersCommand(term), configCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
-		replayCommand(term), reportsCommand(term),
-		exportCommand(term),
+		migrateCommand(term), topicsCommand(term), timersCommand(term), parkedCommand(term), deadLettersCommand(term),
+		replayCommand(term), exportCommand(term), usersCommand(term), reportsCommand(term), keysCommand(term),
+		configCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
 	)
 	root.SetArgs(args)
 	root.SetOut(term.stdout)

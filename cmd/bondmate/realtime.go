@@ -52,12 +52,21 @@ const (
 	tokenAudience = "bondmate-api"
 )
 
-// loadKeys loads the keys that sign access tokens, or makes some in DATA_DIR.
-func (p *process) loadKeys() (*identity.Keys, error) {
+// loadKeys loads the keys that sign access tokens, or makes some in DATA_DIR, and reads
+// them again when they are rotated.
+func (p *process) loadKeys() (keys *identity.Keys, err error) {
 	if p.cfg.JWTPrivateKeyFile != "" {
-		return identity.LoadKeys(p.cfg.JWTPrivateKeyFile)
+		keys, err = identity.LoadKeys(p.cfg.JWTPrivateKeyFile)
+	} else {
+		keys, err = identity.LoadOrCreateDevelopmentKeys(p.cfg.DataDir)
 	}
-	return identity.LoadOrCreateDevelopmentKeys(p.cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	p.group.Add(service.Member{Name: "signing keys", Phase: service.Support, Run: func(ctx context.Context) error {
+		return keys.Watch(ctx, p.log)
+	}})
+	return keys, nil
 }
 
 // addEventTail follows the events topic once for all roles of this process.

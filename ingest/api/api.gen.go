@@ -5402,15 +5402,25 @@ type JwksResponseObject interface {
 	VisitJwksResponse(w http.ResponseWriter) error
 }
 
-type Jwks200JSONResponse KeySet
+type Jwks200ResponseHeaders struct {
+	CacheControl *string
+}
+
+type Jwks200JSONResponse struct {
+	Body    KeySet
+	Headers Jwks200ResponseHeaders
+}
 
 func (response Jwks200JSONResponse) VisitJwksResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.CacheControl != nil {
+		w.Header().Set("Cache-Control", fmt.Sprint(*response.Headers.CacheControl))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err

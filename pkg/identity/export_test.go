@@ -14,3 +14,6 @@ func Occupy(p *Passwords) (release func()) {
 
 // Waiting returns how many callers wait for a hashing slot.
 func Waiting(p *Passwords) int64 { return p.waiting.Load() }
+
+// Reload is reload, which Watch calls.
+func (k *Keys) Reload() (bool, error) { return k.reload() }

@@ -9,24 +9,66 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 )
 
 const (
 	keyBits = 2048
 	// keyFile is the development key's name inside the data directory.
 	keyFile = "jwt.pem"
+	// maxKeyFile bounds what is read of a file, in bytes; two keys are under 4 KiB.
+	maxKeyFile = 1 << 20
 )
 
-// Keys are the signing key and every key whose tokens are still accepted.
+// settleFor is how long a key that was put first in the file is known before it signs: all
+// instances have read the file again by then (watchEvery), and whoever keeps the JWKS
+// document has asked for it again (JWKSMaxAge).
+const settleFor = 2 * time.Minute
+
+// JWKSMaxAge is how long the JWKS document may be kept.
+const JWKSMaxAge = time.Minute
+
+// Keys are the signing key and every key whose tokens are still accepted, as the file has
+// them. They are safe for concurrent use.
 type Keys struct {
-	signing   *rsa.PrivateKey
-	signingID string
+	file string
+	set  atomic.Pointer[keySet]
+}
+
+// keySet is what a file held at one time.
+type keySet struct {
+	private   []signer
 	verifying map[string]*rsa.PublicKey // by kid
 	jwks      JWKS
+	written   time.Time // of the file
+	size      int64
+}
+
+type signer struct {
+	id  string // kid
+	key *rsa.PrivateKey
+}
+
+// signer returns the first private key, or the second one while the first is new: a key
+// that other instances don't know yet would have its tokens refused there.
+func (k *Keys) signer(now time.Time) signer {
+	set := k.set.Load()
+	if len(set.private) > 1 && now.Before(set.written.Add(settleFor)) {
+		return set.private[1]
+	}
+	return set.private[0]
+}
+
+// verifying returns the key of a token's kid.
+func (k *Keys) verifying(kid string) (*rsa.PublicKey, bool) {
+	key, ok := k.set.Load().verifying[kid]
+	return key, ok
 }
 
 // JWKS is the JSON Web Key Set document (RFC 7517) of the keys that verify.
@@ -45,25 +87,49 @@ type JWK struct {
 }
 
 // LoadKeys reads a PEM file of RSA keys of at least 2048 bits. The first private key
-// (PKCS #8 or PKCS #1) signs; the others, private or public, only verify. So a
-// rotation is: put the new key first and keep the old one behind it until its last
-// token has expired.
+// (PKCS #8 or PKCS #1) signs; the others, private or public, only verify. A rotation
+// puts a new key first and keeps the old one behind it until its last token has expired
+// (Rotate does so); the old one goes on signing for two minutes. Watch reads the file again
+// when it changes.
 func LoadKeys(file string) (*Keys, error) {
-	text, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	set, err := readKeys(file)
+	if err != nil {
+		return nil, err
+	}
+	k := &Keys{file: file}
+	k.set.Store(set)
+	return k, nil
+}
+
+func readKeys(file string) (*keySet, error) {
+	f, err := os.Open(file) //nolint:gosec // the operator names the file
 	if err != nil {
 		return nil, fmt.Errorf("read signing keys: %w", err)
 	}
-	k, err := parseKeys(text)
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read signing keys: %w", err)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("read signing keys: %w", err)
+	}
+	set, err := parseKeys(text)
 	if err != nil {
 		return nil, fmt.Errorf("signing keys in %s: %w", file, err)
 	}
-	return k, nil
+	set.written, set.size = info.ModTime(), info.Size()
+	return set, nil
 }
+
+// DevelopmentKeyFile is where LoadOrCreateDevelopmentKeys keeps the keys of a data directory.
+func DevelopmentKeyFile(dir string) string { return filepath.Join(dir, keyFile) }
 
 // LoadOrCreateDevelopmentKeys reads dir/jwt.pem, or makes it with a new key, readable
 // by its owner only. Of two processes that start at once both use the same key.
 func LoadOrCreateDevelopmentKeys(dir string) (*Keys, error) {
-	file := filepath.Join(dir, keyFile)
+	file := DevelopmentKeyFile(dir)
 	k, err := LoadKeys(file)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, err
@@ -107,8 +173,8 @@ func writeKey(dir, file string, key *rsa.PrivateKey) (err error) {
 	return nil
 }
 
-func parseKeys(text []byte) (*Keys, error) {
-	k := &Keys{verifying: map[string]*rsa.PublicKey{}, jwks: JWKS{Keys: []JWK{}}}
+func parseKeys(text []byte) (*keySet, error) {
+	k := &keySet{verifying: map[string]*rsa.PublicKey{}, jwks: JWKS{Keys: []JWK{}}}
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
@@ -123,9 +189,7 @@ func parseKeys(text []byte) (*Keys, error) {
 			if err := k.add(&key.PublicKey); err != nil {
 				return nil, err
 			}
-			if k.signing == nil {
-				k.signing, k.signingID = key, thumbprint(&key.PublicKey)
-			}
+			k.private = append(k.private, signer{thumbprint(&key.PublicKey), key})
 		case *rsa.PublicKey:
 			if err := k.add(key); err != nil {
 				return nil, err
@@ -134,7 +198,7 @@ func parseKeys(text []byte) (*Keys, error) {
 			return nil, fmt.Errorf("a %T is not an RSA key", key)
 		}
 	}
-	if k.signing == nil {
+	if len(k.private) == 0 {
 		return nil, errors.New("no PEM block holds a private key")
 	}
 	return k, nil
@@ -153,7 +217,7 @@ func parseBlock(block *pem.Block) (any, error) {
 	}
 }
 
-func (k *Keys) add(pub *rsa.PublicKey) error {
+func (k *keySet) add(pub *rsa.PublicKey) error {
 	if pub.N.BitLen() < keyBits {
 		return fmt.Errorf("a key of %d bits is shorter than %d", pub.N.BitLen(), keyBits)
 	}
@@ -167,11 +231,11 @@ func (k *Keys) add(pub *rsa.PublicKey) error {
 	return nil
 }
 
-// SigningID returns the kid of the key that signs.
-func (k *Keys) SigningID() string { return k.signingID }
+// SigningID returns the kid of the key that signs at a time.
+func (k *Keys) SigningID(now time.Time) string { return k.signer(now).id }
 
 // JWKS returns the document for /.well-known/jwks.json. The caller must not change it.
-func (k *Keys) JWKS() JWKS { return k.jwks }
+func (k *Keys) JWKS() JWKS { return k.set.Load().jwks }
 
 // thumbprint is the key id: RFC 7638, SHA-256 over the required members in
 // lexical order, so that any instance and any tool computes the same.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -121,7 +122,9 @@ func TestRotationKeepsOldTokensValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	both, err := identity.LoadKeys(writePEM(t, "PRIVATE KEY", pkcs8(t, after), pkcs8(t, before)))
+	file := writePEM(t, "PRIVATE KEY", pkcs8(t, after), pkcs8(t, before))
+	written(t, file, testNow.Add(-time.Hour)) // long enough ago for the new key to sign
+	both, err := identity.LoadKeys(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +162,7 @@ func TestDevelopmentKeysAreMadeOnce(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			ids[i] = keys.SigningID()
+			ids[i] = keys.SigningID(testNow)
 		})
 	}
 	wg.Wait()

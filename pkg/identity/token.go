@@ -100,8 +100,9 @@ func (i *Issuer) Issue(c Claims) (token string, expiresAt time.Time, err error) 
 		SessionID: c.SessionID.String(),
 		Role:      c.Role.String(),
 	})
-	t.Header["kid"] = i.cfg.Keys.signingID
-	token, err = t.SignedString(i.cfg.Keys.signing)
+	signer := i.cfg.Keys.signer(now)
+	t.Header["kid"] = signer.id
+	token, err = t.SignedString(signer.key)
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("sign access token: %w", err)
 	}
@@ -124,7 +125,7 @@ type Verifier struct {
 	keys     *Keys
 	parser   *jwt.Parser
 	clock    func() time.Time
-	verified *otter.Cache[[sha256.Size]byte, Identity]
+	verified *otter.Cache[[sha256.Size]byte, verified]
 }
 
 // NewVerifier returns a verifier of tokens for one issuer and audience.
@@ -137,14 +138,14 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	}
 	// Bounded by size alone: expiry is checked on reading, and the cache then needs no
 	// goroutine that somebody would have to stop.
-	verified, err := otter.New(&otter.Options[[sha256.Size]byte, Identity]{MaximumSize: cfg.CacheSize})
+	cache, err := otter.New(&otter.Options[[sha256.Size]byte, verified]{MaximumSize: cfg.CacheSize})
 	if err != nil {
 		return nil, fmt.Errorf("cache of verified tokens: %w", err)
 	}
 	return &Verifier{
 		keys:     cfg.Keys,
 		clock:    cfg.Clock,
-		verified: verified,
+		verified: cache,
 		parser: jwt.NewParser(
 			jwt.WithValidMethods([]string{algorithm.Alg()}),
 			jwt.WithIssuer(cfg.Issuer),
@@ -166,43 +167,55 @@ func (v *Verifier) Verify(_ context.Context, token string) (Identity, error) {
 		return Identity{}, unauthenticated(nil)
 	}
 	hash := sha256.Sum256([]byte(token))
-	if id, ok := v.verified.GetIfPresent(hash); ok {
-		if v.clock().Before(id.ExpiresAt) {
-			return id, nil
+	if before, ok := v.verified.GetIfPresent(hash); ok {
+		_, trusted := v.keys.verifying(before.kid)
+		if trusted && v.clock().Before(before.ExpiresAt) {
+			return before.Identity, nil
 		}
 		v.verified.Invalidate(hash)
-		return Identity{}, expired(nil)
+		if trusted {
+			return Identity{}, expired(nil)
+		}
 	}
 	id, err := v.parse(token)
 	if err != nil {
 		return Identity{}, err
 	}
 	v.verified.Set(hash, id)
-	return id, nil
+	return id.Identity, nil
 }
 
-func (v *Verifier) parse(token string) (Identity, error) {
+// verified is a token that was found good, with the key that it rests on: who takes a key
+// out of the file ends its tokens at once.
+type verified struct {
+	Identity
+	kid string
+}
+
+func (v *Verifier) parse(token string) (verified, error) {
 	var c claims
-	if _, err := v.parser.ParseWithClaims(token, &c, v.key); err != nil {
+	parsed, err := v.parser.ParseWithClaims(token, &c, v.key)
+	if err != nil {
 		if errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidIssuer) &&
 			!errors.Is(err, jwt.ErrTokenInvalidAudience) && !errors.Is(err, errClaims) {
-			return Identity{}, expired(err)
+			return verified{}, expired(err)
 		}
-		return Identity{}, unauthenticated(err)
+		return verified{}, unauthenticated(err)
 	}
 	userID, err := uuid.Parse(c.Subject)
 	if err != nil {
-		return Identity{}, unauthenticated(err)
+		return verified{}, unauthenticated(err)
 	}
 	sessionID, err := uuid.Parse(c.SessionID)
 	if err != nil {
-		return Identity{}, unauthenticated(err)
+		return verified{}, unauthenticated(err)
 	}
 	role, err := ParseRole(c.Role)
 	if err != nil {
-		return Identity{}, unauthenticated(err)
+		return verified{}, unauthenticated(err)
 	}
-	return Identity{UserID: userID, SessionID: sessionID, Role: role, ExpiresAt: c.ExpiresAt.Time}, nil
+	kid, _ := parsed.Header["kid"].(string) // key has found it
+	return verified{Identity{UserID: userID, SessionID: sessionID, Role: role, ExpiresAt: c.ExpiresAt.Time}, kid}, nil
 }
 
 // key finds the key that a token names. An unknown kid is final: keys come from files,
@@ -212,7 +225,7 @@ func (v *Verifier) key(t *jwt.Token) (any, error) {
 	if !ok {
 		return nil, errors.New("token names no key")
 	}
-	key, ok := v.keys.verifying[kid]
+	key, ok := v.keys.verifying(kid)
 	if !ok {
 		return nil, errors.New("token names an unknown key")
 	}

@@ -107,7 +107,7 @@ func TestVerifyRefuses(t *testing.T) {
 		}
 		return s
 	}
-	kid := keys.SigningID()
+	kid := keys.SigningID(testNow)
 	rs256 := func(changes jwt.MapClaims) string { return sign(jwt.SigningMethodRS256, kid, private, with(changes)) }
 	publicDER, err := x509.MarshalPKIXPublicKey(&private.PublicKey)
 	if err != nil {
@@ -217,7 +217,7 @@ func embedded(t *testing.T, key *rsa.PrivateKey, c jwt.MapClaims) string {
 		t.Fatal(err)
 	}
 	tok := jwt.NewWithClaims(jwt.SigningMethodRS256, c)
-	tok.Header["kid"] = keys.SigningID()
+	tok.Header["kid"] = keys.SigningID(testNow)
 	tok.Header["jwk"] = keys.JWKS().Keys[0]
 	tok.Header["jku"] = "https://evil.test/jwks.json"
 	s, err := tok.SignedString(key)
