@@ -209,6 +209,9 @@ func (c *consumer) write(ctx context.Context, batch []contract.Record, poison er
 	if err != nil {
 		return err
 	}
+	if err := c.tell(ctx, in.letters, now); err != nil {
+		return err
+	}
 	for f, n := range fates {
 		c.metrics.events.WithLabelValues(string(f)).Add(float64(n))
 	}
@@ -222,6 +225,35 @@ func (c *consumer) write(ctx context.Context, batch []contract.Record, poison er
 	c.metrics.enqueued.Add(float64(inserted))
 	if inserted+marked > 0 {
 		c.enqueued()
+	}
+	return nil
+}
+
+// tell writes a record of each dead letter to their topic, after the rows and before the
+// offsets are committed: it may be there twice, with one id. A topic that refuses it for
+// good holds up no push; the row is there.
+func (c *consumer) tell(ctx context.Context, letters []deadLetter, now time.Time) error {
+	if len(letters) == 0 {
+		return nil
+	}
+	recs := make([]contract.Record, len(letters))
+	for i, l := range letters {
+		var err error
+		recs[i], err = contract.EncodeDeadLetter(c.cfg.DeadLetter, l.record.Partition, contract.DeadLetter{
+			Topic: l.record.Topic, Partition: l.record.Partition, Offset: l.record.Offset, Error: l.err.Error(),
+			Time: now, Key: l.record.Key, By: contract.ByNotifier,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	err := c.cfg.Bus.Write(ctx, recs)
+	if err != nil && !bus.Retriable(err) {
+		c.log.Error("dead letters are not on their topic", "topic", c.cfg.DeadLetter, "error", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write dead letters: %w", err)
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package notifier
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -47,6 +49,7 @@ func TestTopicToPush(t *testing.T) {
 		}
 		cfg := w.config()
 		cfg.Bus, cfg.Group = client, bus.GroupConfig{ID: prefix + "-notifier", Topic: topics.Events}
+		cfg.DeadLetter = topics.DeadLetter
 
 		// Before the group exists: it must start at the earliest record.
 		var recs []contract.Record
@@ -92,6 +95,21 @@ func TestTopicToPush(t *testing.T) {
 		}
 		if got := query[string](w, `SELECT topic || '/' || partition FROM dead_letters`); got != topics.Events+"/1" {
 			t.Errorf("dead letter of %s", got)
+		}
+		reader := client.OpenPartition(topics.DeadLetter, 1, 0)
+		defer reader.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		rec, err := reader.Read(ctx)
+		if err != nil {
+			t.Fatalf("read the dead letter: %v", err)
+		}
+		letter, err := contract.DecodeDeadLetter(rec)
+		if err != nil || letter.Topic != topics.Events || letter.Partition != 1 || letter.By != contract.ByNotifier || letter.Error == "" {
+			t.Errorf("dead letter %+v, %v", letter, err)
+		}
+		if bytes.Contains(rec.Value, []byte("{not json")) {
+			t.Error("the dead-letter record holds the bytes")
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bondmate/backend/pkg/bus"
+	"github.com/bondmate/backend/pkg/contract"
 )
 
 const (
@@ -23,12 +24,15 @@ const (
 type Bus interface {
 	RunGroup(ctx context.Context, cfg bus.GroupConfig, handle func(context.Context, bus.Generation) error) error
 	OpenPartition(topic string, partition int, offset int64) *bus.PartitionReader
+	// Write returns when all records are on their topics.
+	Write(ctx context.Context, recs []contract.Record) error
 }
 
 // Config is what a Notifier needs. Zero values mean the defaults.
 type Config struct {
 	Bus        Bus             // required
 	Group      bus.GroupConfig // ID "<prefix>-notifier", Topic the events topic; required
+	DeadLetter string          // the topic; required
 	Pool       *pgxpool.Pool   // required
 	Provider   Provider        // required
 	Log        *slog.Logger    // required
@@ -101,6 +105,8 @@ type Notifier struct {
 func New(cfg Config) (*Notifier, error) {
 	cfg.setDefaults()
 	switch {
+	case cfg.DeadLetter == "":
+		return nil, errors.New("notifier: DeadLetter is required")
 	case cfg.Bus == nil, cfg.Pool == nil, cfg.Provider == nil, cfg.Log == nil:
 		return nil, errors.New("notifier: Bus, Pool, Provider and Log are required")
 	case cfg.Group.ID == "" || cfg.Group.Topic == "":

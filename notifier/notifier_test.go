@@ -79,7 +79,7 @@ func (w *world) provider() *Firebase {
 // config is one with short waits.
 func (w *world) config() Config {
 	return Config{
-		Bus: noBus{}, Group: bus.GroupConfig{ID: "test-notifier", Topic: "test.events"},
+		Bus: noBus{}, Group: bus.GroupConfig{ID: "test-notifier", Topic: "test.events"}, DeadLetter: "test.deadletter",
 		Pool: w.pool, Provider: w.provider(), Log: slog.New(slog.DiscardHandler), Registerer: w.reg,
 		Grace: -1, CallTimeout: 2 * time.Second, PollInterval: 50 * time.Millisecond,
 		BreakerTimeout: 100 * time.Millisecond, DrainTimeout: 2 * time.Second,
@@ -103,6 +103,8 @@ func (noBus) RunGroup(ctx context.Context, _ bus.GroupConfig, _ func(context.Con
 	<-ctx.Done()
 	return nil
 }
+
+func (noBus) Write(context.Context, []contract.Record) error { return nil }
 
 func (noBus) OpenPartition(string, int, int64) *bus.PartitionReader { return nil }
 

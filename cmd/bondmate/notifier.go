@@ -62,6 +62,7 @@ func (p *process) addNotifier(ctx context.Context, on servers, to push) error {
 	n, err := notifier.New(notifier.Config{
 		Bus:        notifierBus{on.bus, admitted},
 		Group:      bus.GroupConfig{ID: p.cfg.KafkaTopicPrefix + "-notifier", Topic: p.topics.Events, SessionTimeout: p.cfg.KafkaSessionTimeout},
+		DeadLetter: p.topics.DeadLetter,
 		Pool:       on.pool,
 		Provider:   provider,
 		Log:        p.log.With("role", "notifier"),

@@ -16,6 +16,7 @@ import (
 const (
 	sourceIngest    = "/bondmate/ingest"
 	sourceProcessor = "/bondmate/processor"
+	sourceNotifier  = "/bondmate/notifier"
 )
 
 // attributes are what becomes the CloudEvents headers of a record.

@@ -359,7 +359,7 @@ func TestDeadLetterRoundTrip(t *testing.T) {
 	t.Parallel()
 	want := contract.DeadLetter{
 		Topic: "test.commands.v1", Partition: 3, Offset: 42, Error: "malformed record: type is missing",
-		Time: time.Date(2026, 3, 1, 12, 30, 45, 6000, time.UTC), Key: []byte("anything"),
+		Time: time.Date(2026, 3, 1, 12, 30, 45, 6000, time.UTC), Key: []byte("anything"), By: contract.ByProcessor,
 	}
 	rec, err := contract.EncodeDeadLetter("test.deadletter.v1", 3, want)
 	if err != nil {

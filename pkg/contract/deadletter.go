@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -20,7 +21,14 @@ type DeadLetter struct {
 	Error     string
 	Time      time.Time // when it was set aside
 	Key       []byte    // the source record's key: not in the data, only the record's own key
+	By        string    // who could not read it; empty is ByProcessor
 }
+
+// Who sets records aside, as ce_source names them.
+const (
+	ByProcessor = sourceProcessor
+	ByNotifier  = sourceNotifier
+)
 
 type deadLetterJSON struct {
 	DeadLetterID string `json:"deadLetterId"`
@@ -52,7 +60,7 @@ func EncodeDeadLetter(topic string, partition int, d DeadLetter) (Record, error)
 	}
 	return Record{
 		Topic: topic, Partition: partition, Time: Instant(d.Time), Key: d.Key, Value: value,
-		Headers: attributes{id: data.DeadLetterID, kind: data.Type, source: sourceProcessor, time: data.Time}.headers(),
+		Headers: attributes{id: data.DeadLetterID, kind: data.Type, source: cmp.Or(d.By, ByProcessor), time: data.Time}.headers(),
 	}, nil
 }
 
@@ -71,5 +79,6 @@ func DecodeDeadLetter(rec Record) (DeadLetter, error) {
 	}
 	return DeadLetter{
 		Topic: data.Topic, Partition: data.Partition, Offset: data.Offset, Error: data.Error, Time: at, Key: rec.Key,
+		By: rec.Header("ce_source"),
 	}, nil
 }

@@ -151,6 +151,13 @@ func sample(t testing.TB) map[string]contract.Record {
 		t.Fatal(err)
 	}
 	records["deadletter"] = rec
+	if rec, err = contract.EncodeDeadLetter(contract.NewTopics(contract.DefaultPrefix).DeadLetter, 1, contract.DeadLetter{
+		Topic: "bondmate.events.v1", Partition: 1, Offset: 43, Error: "decode event: malformed record: epoch is missing",
+		Time: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC), Key: []byte("key"), By: contract.ByNotifier,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	records["deadletter-notifier"] = rec
 	for name, rec := range states(t) {
 		records[name] = rec
 	}
