@@ -3,7 +3,6 @@ package processor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -294,8 +293,12 @@ func TestActionTakesEffectOnceAcrossCrashes(t *testing.T) {
 // Who lost the partition while it carries out an action does nothing of it (G7).
 func TestFencedOwnerCarriesOutNothing(t *testing.T) {
 	t.Parallel()
-	for _, dry := range []bool{false, true} {
-		t.Run(fmt.Sprintf("dry %t", dry), func(t *testing.T) {
+	for name, o := range map[string]order{
+		"drop":                    {action: poison.Drop},
+		"dry drop":                {action: poison.Drop, dryRun: true},
+		"dry drop of what is not": {action: poison.Drop, command: uuid.New(), dryRun: true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, m := newMemoryRig(t)
 			a, b := r.user(1), r.user(1)
@@ -312,7 +315,7 @@ func TestFencedOwnerCarriesOutNothing(t *testing.T) {
 			r.start(quickly, func(c *Config) { c.Registerer = first })
 			r.eventually("at work", func() bool { return value(t, first, looks) > 2 })
 			r.exec(`UPDATE processor_partitions SET epoch = epoch + 1`)
-			act := r.ask(hug.Pair, order{action: poison.Drop, dryRun: dry})
+			act := r.ask(hug.Pair, o)
 			r.eventually("fenced", func() bool { return value(t, first, "bondmate_processor_fenced_total") > 0 })
 			if one[bool](r, `SELECT executed_at IS NOT NULL OR settled > 0 FROM parked_actions WHERE id = $1`, act) {
 				t.Error("the fenced owner carried the action out")

@@ -348,9 +348,12 @@ WHERE id = $1 AND EXISTS (SELECT FROM processor_partitions p WHERE p.partition =
 func (w *worker) report(ctx context.Context, a *action, row reportRow) error {
 	ctx, cancel := context.WithTimeout(ctx, w.p.cfg.TxDeadline)
 	defer cancel()
-	_, err := w.conn.Exec(ctx, reportSQL, a.id, w.p.cfg.Clock(), string(row.outcome), storable(row.err), row.report, a.part.id, a.part.epoch)
+	tag, err := w.conn.Exec(ctx, reportSQL, a.id, w.p.cfg.Clock(), string(row.outcome), storable(row.err), row.report, a.part.id, a.part.epoch)
 	if err != nil {
 		return &waitError{fmt.Errorf("write report of action %s: %w", a.id, err)}
+	}
+	if tag.RowsAffected() == 0 {
+		w.fence([]*partition{a.part})
 	}
 	return nil
 }
