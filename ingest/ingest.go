@@ -152,7 +152,7 @@ func New(cfg Config) (*Server, error) {
 	m := newMetrics(cfg.Registerer, func() float64 { return float64(db.waiting.Load()) })
 	s := &Server{
 		admin: cfg.Admin,
-		log: cfg.Log, clock: cfg.Clock, started: cfg.Clock(), limits: cfg.Limits,
+		log:   cfg.Log, clock: cfg.Clock, started: cfg.Clock(), limits: cfg.Limits,
 		accounts: cfg.Accounts, verifier: cfg.Verifier, keys: cfg.Keys,
 		events: cfg.Events, ready: cfg.Ready, redis: cfg.Redis,
 		db: db, store: &store{db: db}, outcomes: newOutcomes(db),

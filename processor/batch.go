@@ -173,6 +173,9 @@ func newBatch(items []*item, limits partner.Limits, more restart) *batch {
 		}
 		if it.timer != nil {
 			users[cmd.Pair.Low], users[cmd.Pair.High] = struct{}{}, struct{}{}
+			if it.timer.Kind == partner.TimerAllowance {
+				fillers[cmd.Pair.Low] = struct{}{}
+			}
 			continue
 		}
 		commands[cmd.ID] = struct{}{}

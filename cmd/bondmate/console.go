@@ -40,6 +40,9 @@ func console(ctx context.Context, term terminal, do func(context.Context, *admin
 		return err
 	}
 	defer pool.Close()
+	if err := checkPartitions(ctx, pool, cfg.KafkaPartitions); err != nil {
+		return err
+	}
 	administration, err := newAdministration(cfg, pool, log)
 	if err != nil {
 		return err

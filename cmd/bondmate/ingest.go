@@ -62,7 +62,7 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	}
 	log := p.log.With("role", "ingest")
 	people, err := accounts.New(accounts.Config{
-		Pool: on.pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log, Partitions: p.cfg.KafkaPartitions,
+		Pool: on.pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log, Partitions: p.cfg.KafkaPartitions, Slots: p.cfg.SlotsFree,
 	})
 	if err != nil {
 		return nil, err
@@ -104,5 +104,6 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 func newAdministration(cfg config.Config, pool *pgxpool.Pool, log *slog.Logger) (*admin.Service, error) {
 	return admin.New(admin.Config{
 		Pool: pool, Partitions: cfg.KafkaPartitions, Clock: time.Now, Log: log,
+		SlotsFree: cfg.SlotsFree, SlotsPremium: cfg.SlotsPremium,
 	})
 }

@@ -47,9 +47,15 @@ func resolveUser(ctx context.Context, conn *pgx.Conn, text string) (id uuid.UUID
 
 const countPartitionsSQL = `SELECT COALESCE(max(partition) + 1, 0) FROM processor_partitions`
 
+// rowQuerier is a connection or a pool.
+type rowQuerier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
 // checkPartitions refuses a partition count that is not the database's: a pair's events
-// would be looked for in another partition, and not be found.
-func checkPartitions(ctx context.Context, conn *pgx.Conn, configured int) error {
+// would be looked for in another partition, and not be found; what an operator does to a
+// user would become due on another.
+func checkPartitions(ctx context.Context, conn rowQuerier, configured int) error {
 	var n int
 	if err := conn.QueryRow(ctx, countPartitionsSQL).Scan(&n); err != nil {
 		return fmt.Errorf("count partitions: %w", err)

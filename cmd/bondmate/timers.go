@@ -106,6 +106,8 @@ func kindOf(kind int16) string {
 		return "user is published again"
 	case partner.TimerCoupleAgain:
 		return "couple is published again"
+	case partner.TimerAllowance:
+		return "user is told of tier and slots"
 	default:
 		return "kind " + strconv.Itoa(int(kind)) // of a newer program
 	}

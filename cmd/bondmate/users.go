@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -17,12 +18,13 @@ import (
 func usersCommand(term terminal) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "users",
-		Short: "Look at accounts, suspend them, make administrators",
-		Long: "Look at accounts, suspend them and make administrators. A user is named by e-mail address or id. What is done or\n" +
+		Short: "Look at accounts, suspend them, change tier, slots and role",
+		Long: "Look at accounts, suspend them, change their tier, slots and role. A user is named by e-mail address or id. What is done or\n" +
 			"looked at here is in the activity log, with the machine and the login.",
 		Args: cobra.NoArgs,
 	}
-	root.AddCommand(showUserCommand(term), promoteUserCommand(term), suspendUserCommand(term), unsuspendUserCommand(term))
+	root.AddCommand(showUserCommand(term), promoteUserCommand(term), suspendUserCommand(term), unsuspendUserCommand(term),
+		tierCommand(term), slotsCommand(term))
 	return root
 }
 
@@ -99,6 +101,45 @@ func unsuspendUserCommand(term terminal) *cobra.Command {
 	}
 }
 
+func tierCommand(term terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "tier <email|id> free|premium",
+		Short: "Change what a user pays for; the slots follow, unless their number is set",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			tier, err := admin.ParseTier(args[1])
+			if err != nil {
+				return err
+			}
+			return onUser(term, func(ctx context.Context, s *admin.Service, actor admin.Actor, id uuid.UUID) (admin.User, error) {
+				return s.SetTier(ctx, actor, id, tier)
+			})(cmd, args)
+		},
+	}
+}
+
+func slotsCommand(term terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "slots <email|id> <total|default>",
+		Short: "Set how many slots a user has; default: as many as the tier brings",
+		Long: "Set how many slots a user has, whatever the tier brings, until it is set to `default`. Only vacant slots\n" +
+			"go. When no vacant one is left, the user's pending requests close as when the last slot fills.",
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			total := 0
+			if args[1] != "default" {
+				var err error
+				if total, err = strconv.Atoi(args[1]); err != nil || total < 1 {
+					return fmt.Errorf("%q is neither a number of slots nor default", args[1])
+				}
+			}
+			return onUser(term, func(ctx context.Context, s *admin.Service, actor admin.Actor, id uuid.UUID) (admin.User, error) {
+				return s.SetSlots(ctx, actor, id, total)
+			})(cmd, args)
+		},
+	}
+}
+
 func printUser(to io.Writer, u admin.User) error {
 	out := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(out, "id\t%s\n", u.ID)
@@ -108,7 +149,11 @@ func printUser(to io.Writer, u admin.User) error {
 	fmt.Fprintf(out, "tier\t%s\n", u.Tier)
 	fmt.Fprintf(out, "status\t%s\n", u.Status)
 	fmt.Fprintf(out, "since\t%s\n", u.CreatedAt.UTC().Format(time.RFC3339))
-	fmt.Fprintf(out, "slots\t%d, %d occupied\n", u.Slots.Total, u.Slots.Occupied)
+	slots := fmt.Sprintf("%d, %d occupied", u.Slots.Total, u.Slots.Occupied)
+	if u.SlotsSet > 0 {
+		slots += fmt.Sprintf("; set to %d", u.SlotsSet)
+	}
+	fmt.Fprintf(out, "slots\t%s\n", slots)
 	fmt.Fprintf(out, "sessions\t%d\n", u.Sessions)
 	fmt.Fprintf(out, "devices\t%d\n", u.Devices)
 	fmt.Fprintf(out, "reports\t%d about, %d of them open; %d made\n", u.Reports.About, u.Reports.Open, u.Reports.By)

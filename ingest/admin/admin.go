@@ -1,5 +1,5 @@
 // Package admin is what the people who run the service may do to it: look at accounts and
-// reports, decide on these, suspend, make administrators. The same Service stands behind /api/ops and behind the operator's
+// reports, decide on these, suspend, change tiers and slots, make administrators. The same Service stands behind /api/ops and behind the operator's
 // commands.
 //
 // What it guarantees, and on what that rests:
@@ -31,6 +31,8 @@ type Config struct {
 	Partitions int // of the commands topic
 	Clock      func() time.Time
 	Log        *slog.Logger
+	// How many slots the tiers bring; default 1 and 3.
+	SlotsFree, SlotsPremium int
 	// Within bounds each call, the wait for a connection included; default 3 s.
 	Within time.Duration
 }
@@ -48,6 +50,12 @@ func New(cfg Config) (*Service, error) {
 	}
 	if cfg.Within == 0 {
 		cfg.Within = 3 * time.Second
+	}
+	if cfg.SlotsFree == 0 {
+		cfg.SlotsFree = 1
+	}
+	if cfg.SlotsPremium == 0 {
+		cfg.SlotsPremium = 3
 	}
 	return &Service{cfg: cfg, pool: cfg.Pool}, nil
 }

@@ -45,6 +45,32 @@ func (d *Desk) UnsuspendUser(ctx context.Context, req api.UnsuspendUserRequestOb
 	return api.UnsuspendUser200JSONResponse(userOf(u)), nil
 }
 
+// SetTier implements PUT /api/ops/users/{id}/tier.
+func (d *Desk) SetTier(ctx context.Context, req api.SetTierRequestObject) (api.SetTierResponseObject, error) {
+	tier, err := ParseTier(string(req.Body.Tier))
+	if err != nil {
+		return nil, err
+	}
+	u, err := d.service.SetTier(ctx, actorOf(ctx), req.Id, tier)
+	if err != nil {
+		return nil, err
+	}
+	return api.SetTier200JSONResponse(userOf(u)), nil
+}
+
+// SetSlots implements PUT /api/ops/users/{id}/slots.
+func (d *Desk) SetSlots(ctx context.Context, req api.SetSlotsRequestObject) (api.SetSlotsResponseObject, error) {
+	total := 0
+	if req.Body.Total != nil {
+		total = *req.Body.Total
+	}
+	u, err := d.service.SetSlots(ctx, actorOf(ctx), req.Id, total)
+	if err != nil {
+		return nil, err
+	}
+	return api.SetSlots200JSONResponse(userOf(u)), nil
+}
+
 // ListReports implements GET /api/ops/reports.
 func (d *Desk) ListReports(ctx context.Context, req api.ListReportsRequestObject) (api.ListReportsResponseObject, error) {
 	var f ReportFilter
@@ -132,6 +158,9 @@ func userOf(u User) api.OpsUser {
 		Sessions: u.Sessions, Devices: u.Devices,
 	}
 	shown.Reports.About, shown.Reports.Open, shown.Reports.By = u.Reports.About, u.Reports.Open, u.Reports.By
+	if u.SlotsSet > 0 {
+		shown.SlotsSet = &u.SlotsSet
+	}
 	if u.Email != "" {
 		shown.Email = &u.Email
 	}

@@ -25,6 +25,8 @@ var permissions = map[string]Permission{
 	"showUser":      {Least: identity.RoleSupport, Action: "ops.user.show", LookUp: true, Target: "id"},
 	"suspendUser":   {Least: identity.RoleAdmin, Action: "ops.user.suspend"},
 	"unsuspendUser": {Least: identity.RoleAdmin, Action: "ops.user.unsuspend"},
+	"setTier":       {Least: identity.RoleAdmin, Action: "ops.user.tier"},
+	"setSlots":      {Least: identity.RoleAdmin, Action: "ops.user.slots"},
 	"listReports":   {Least: identity.RoleSupport, Action: "ops.report.list", LookUp: true},
 	"showReport":    {Least: identity.RoleSupport, Action: "ops.report.show", LookUp: true, Subject: "id"},
 	"resolveReport": {Least: identity.RoleAdmin, Action: "ops.report.resolve"},

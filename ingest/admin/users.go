@@ -25,6 +25,7 @@ type User struct {
 	Status      partner.UserStatus
 	CreatedAt   time.Time
 	Slots       Slots
+	SlotsSet    int // how many an operator has set; zero: as many as the tier brings
 	Sessions    int // live ones
 	Devices     int // push addresses
 	Reports     ReportCount
@@ -63,6 +64,16 @@ func (t Tier) String() string {
 	}
 }
 
+// ParseTier reads the name of a tier.
+func ParseTier(name string) (Tier, error) {
+	for _, t := range []Tier{TierFree, TierPremium} {
+		if t.String() == name {
+			return t, nil
+		}
+	}
+	return 0, fmt.Errorf("tier %q is unknown", name)
+}
+
 // querier is a pool or a transaction.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
@@ -95,7 +106,7 @@ func (s *Service) FindUser(ctx context.Context, who string) (uuid.UUID, error) {
 }
 
 const userSQL = `
-SELECT u.id, u.display_name, COALESCE(c.email, ''), u.role, u.tier, u.status, u.created_at,
+SELECT u.id, u.display_name, COALESCE(c.email, ''), u.role, u.tier, u.status, u.created_at, COALESCE(u.slots_total, 0),
     (SELECT count(*) FROM user_slots o WHERE o.user_id = u.id),
     (SELECT count(*) FROM partnership_members m WHERE m.user_id = u.id AND m.active),
     (SELECT count(*) FROM sessions s WHERE s.user_id = u.id AND s.revoked_at IS NULL AND s.expires_at > $2),
@@ -113,7 +124,7 @@ func (s *Service) userIn(ctx context.Context, q querier, id uuid.UUID) (User, er
 	}
 	u, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (User, error) {
 		var u User
-		err := row.Scan(&u.ID, &u.DisplayName, &u.Email, &u.Role, &u.Tier, &u.Status, &u.CreatedAt, &u.Slots.Total,
+		err := row.Scan(&u.ID, &u.DisplayName, &u.Email, &u.Role, &u.Tier, &u.Status, &u.CreatedAt, &u.SlotsSet, &u.Slots.Total,
 			&u.Slots.Occupied, &u.Sessions, &u.Devices, &u.Reports.About, &u.Reports.Open, &u.Reports.By)
 		return u, err
 	})

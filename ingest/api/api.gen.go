@@ -669,6 +669,24 @@ func (e ThemeName) Valid() bool {
 	}
 }
 
+// Defines values for TierChangeTier.
+const (
+	TierChangeTierFree    TierChangeTier = "free"
+	TierChangeTierPremium TierChangeTier = "premium"
+)
+
+// Valid indicates whether the value is a known member of the TierChangeTier enum.
+func (e TierChangeTier) Valid() bool {
+	switch e {
+	case TierChangeTierFree:
+		return true
+	case TierChangeTierPremium:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListReportsParamsStatus.
 const (
 	ListReportsParamsStatusOpen     ListReportsParamsStatus = "open"
@@ -1198,8 +1216,11 @@ type OpsUser struct {
 	Role OpsUserRole `json:"role"`
 
 	// Sessions Live ones.
-	Sessions int           `json:"sessions"`
-	Slots    SlotCount     `json:"slots"`
+	Sessions int       `json:"sessions"`
+	Slots    SlotCount `json:"slots"`
+
+	// SlotsSet How many an operator has set; absent: as many as the tier brings.
+	SlotsSet *int          `json:"slotsSet,omitempty"`
 	Status   OpsUserStatus `json:"status"`
 	Tier     OpsUserTier   `json:"tier"`
 }
@@ -1762,6 +1783,12 @@ type SlotList struct {
 	Vacant   int    `json:"vacant"`
 }
 
+// SlotsChange defines model for SlotsChange.
+type SlotsChange struct {
+	// Total `null`: as many as the tier brings.
+	Total *int `json:"total"`
+}
+
 // Snapshot defines model for Snapshot.
 type Snapshot struct {
 	Breakup  *Breakup      `json:"breakup"`
@@ -1799,6 +1826,14 @@ type Ticket struct {
 	ExpiresAt time.Time `json:"expiresAt"`
 	Ticket    string    `json:"ticket"`
 }
+
+// TierChange defines model for TierChange.
+type TierChange struct {
+	Tier TierChangeTier `json:"tier"`
+}
+
+// TierChangeTier defines model for TierChange.Tier.
+type TierChangeTier string
 
 // TimeOfDay Example: 22:00
 type TimeOfDay = string
@@ -2163,6 +2198,12 @@ type RetryParkedJSONRequestBody = ParkedRetry
 // ResolveReportJSONRequestBody defines body for ResolveReport for application/json ContentType.
 type ResolveReportJSONRequestBody = ReportVerdict
 
+// SetSlotsJSONRequestBody defines body for SetSlots for application/json ContentType.
+type SetSlotsJSONRequestBody = SlotsChange
+
+// SetTierJSONRequestBody defines body for SetTier for application/json ContentType.
+type SetTierJSONRequestBody = TierChange
+
 // UpdateProfileJSONRequestBody defines body for UpdateProfile for application/json ContentType.
 type UpdateProfileJSONRequestBody = ProfileUpdate
 
@@ -2363,9 +2404,15 @@ type ServerInterface interface {
 	// ShowUser An account
 	// (GET /api/ops/users/{id})
 	ShowUser(w http.ResponseWriter, r *http.Request, id Id)
+	// SetSlots Set how many slots a user has
+	// (PUT /api/ops/users/{id}/slots)
+	SetSlots(w http.ResponseWriter, r *http.Request, id Id)
 	// SuspendUser Keep a user out
 	// (POST /api/ops/users/{id}/suspend)
 	SuspendUser(w http.ResponseWriter, r *http.Request, id Id)
+	// SetTier Change what a user pays for
+	// (PUT /api/ops/users/{id}/tier)
+	SetTier(w http.ResponseWriter, r *http.Request, id Id)
 	// UnsuspendUser Let a suspended user log in again
 	// (POST /api/ops/users/{id}/unsuspend)
 	UnsuspendUser(w http.ResponseWriter, r *http.Request, id Id)
@@ -4735,6 +4782,32 @@ func (siw *ServerInterfaceWrapper) ShowUser(w http.ResponseWriter, r *http.Reque
 	handler.ServeHTTP(w, r)
 }
 
+// SetSlots operation middleware
+func (siw *ServerInterfaceWrapper) SetSlots(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SetSlots(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // SuspendUser operation middleware
 func (siw *ServerInterfaceWrapper) SuspendUser(w http.ResponseWriter, r *http.Request) {
 
@@ -4752,6 +4825,32 @@ func (siw *ServerInterfaceWrapper) SuspendUser(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.SuspendUser(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SetTier operation middleware
+func (siw *ServerInterfaceWrapper) SetTier(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id Id
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", mux.Vars(r)["id"], &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SetTier(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5245,6 +5344,10 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/ops/users/{id}/suspend", wrapper.SuspendUser).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/ops/users/{id}/unsuspend", wrapper.UnsuspendUser).Methods(http.MethodPost)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/users/{id}/tier", wrapper.SetTier).Methods(http.MethodPut)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/users/{id}/slots", wrapper.SetSlots).Methods(http.MethodPut)
 
 	r.HandleFunc(options.BaseURL+"/api/ops/reports", wrapper.ListReports).Methods(http.MethodGet)
 
@@ -9741,6 +9844,97 @@ func (response ShowUserdefaultApplicationProblemPlusJSONResponse) VisitShowUserR
 	return err
 }
 
+type SetSlotsRequestObject struct {
+	Id   Id `json:"id"`
+	Body *SetSlotsJSONRequestBody
+}
+
+type SetSlotsResponseObject interface {
+	VisitSetSlotsResponse(w http.ResponseWriter) error
+}
+
+type SetSlots200JSONResponse OpsUser
+
+func (response SetSlots200JSONResponse) VisitSetSlotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetSlots401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response SetSlots401ApplicationProblemPlusJSONResponse) VisitSetSlotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetSlots403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response SetSlots403ApplicationProblemPlusJSONResponse) VisitSetSlotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetSlotsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response SetSlotsdefaultApplicationProblemPlusJSONResponse) VisitSetSlotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type SuspendUserRequestObject struct {
 	Id Id `json:"id"`
 }
@@ -9808,6 +10002,97 @@ type SuspendUserdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response SuspendUserdefaultApplicationProblemPlusJSONResponse) VisitSuspendUserResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetTierRequestObject struct {
+	Id   Id `json:"id"`
+	Body *SetTierJSONRequestBody
+}
+
+type SetTierResponseObject interface {
+	VisitSetTierResponse(w http.ResponseWriter) error
+}
+
+type SetTier200JSONResponse OpsUser
+
+func (response SetTier200JSONResponse) VisitSetTierResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetTier401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response SetTier401ApplicationProblemPlusJSONResponse) VisitSetTierResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetTier403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response SetTier403ApplicationProblemPlusJSONResponse) VisitSetTierResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SetTierdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response SetTierdefaultApplicationProblemPlusJSONResponse) VisitSetTierResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -10717,9 +11002,15 @@ type StrictServerInterface interface {
 	// ShowUser An account
 	// (GET /api/ops/users/{id})
 	ShowUser(ctx context.Context, request ShowUserRequestObject) (ShowUserResponseObject, error)
+	// SetSlots Set how many slots a user has
+	// (PUT /api/ops/users/{id}/slots)
+	SetSlots(ctx context.Context, request SetSlotsRequestObject) (SetSlotsResponseObject, error)
 	// SuspendUser Keep a user out
 	// (POST /api/ops/users/{id}/suspend)
 	SuspendUser(ctx context.Context, request SuspendUserRequestObject) (SuspendUserResponseObject, error)
+	// SetTier Change what a user pays for
+	// (PUT /api/ops/users/{id}/tier)
+	SetTier(ctx context.Context, request SetTierRequestObject) (SetTierResponseObject, error)
 	// UnsuspendUser Let a suspended user log in again
 	// (POST /api/ops/users/{id}/unsuspend)
 	UnsuspendUser(ctx context.Context, request UnsuspendUserRequestObject) (UnsuspendUserResponseObject, error)
@@ -12567,6 +12858,39 @@ func (sh *strictHandler) ShowUser(w http.ResponseWriter, r *http.Request, id Id)
 	}
 }
 
+// SetSlots operation middleware
+func (sh *strictHandler) SetSlots(w http.ResponseWriter, r *http.Request, id Id) {
+	var request SetSlotsRequestObject
+
+	request.Id = id
+
+	var body SetSlotsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SetSlots(ctx, request.(SetSlotsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SetSlots")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SetSlotsResponseObject); ok {
+		if err := validResponse.VisitSetSlotsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // SuspendUser operation middleware
 func (sh *strictHandler) SuspendUser(w http.ResponseWriter, r *http.Request, id Id) {
 	var request SuspendUserRequestObject
@@ -12586,6 +12910,39 @@ func (sh *strictHandler) SuspendUser(w http.ResponseWriter, r *http.Request, id 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(SuspendUserResponseObject); ok {
 		if err := validResponse.VisitSuspendUserResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// SetTier operation middleware
+func (sh *strictHandler) SetTier(w http.ResponseWriter, r *http.Request, id Id) {
+	var request SetTierRequestObject
+
+	request.Id = id
+
+	var body SetTierJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SetTier(ctx, request.(SetTierRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SetTier")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SetTierResponseObject); ok {
+		if err := validResponse.VisitSetTierResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -114,6 +114,8 @@ func (c Config) check() []*Fault {
 	check.lasts("RETENTION_PUSHES", c.RetentionPushes, 8*day, 10*year) // longer than any push lives
 	check.lasts("RETENTION_REPORTS", c.RetentionReports, day, 10*year)
 	check.lasts("RETENTION_INTERVAL", c.RetentionInterval, time.Second, 7*day)
+	check.within("SLOTS_FREE", c.SlotsFree, 1, 50)
+	check.within("SLOTS_PREMIUM", c.SlotsPremium, max(c.SlotsFree, 1), 50)
 	check.within("MESSAGE_MAX_LENGTH", c.MessageMaxLength, 0, 2000)
 	return check.faults
 }

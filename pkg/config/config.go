@@ -60,6 +60,9 @@ type Config struct {
 	IngestDeadline time.Duration `env:"INGEST_DEADLINE" envDefault:"2.5s" about:"within which a command is on the queue or refused; the same in every role"`
 	ClockSkew      time.Duration `env:"CLOCK_SKEW" envDefault:"1s" about:"most by which clocks differ; a command appended later than deadline and skew is stale"`
 
+	SlotsFree    int `env:"SLOTS_FREE" envDefault:"1" about:"slots of a new account, and of one that goes back to the tier free"`
+	SlotsPremium int `env:"SLOTS_PREMIUM" envDefault:"3" about:"slots of the tier premium"`
+
 	RequestTTL        time.Duration `env:"REQUEST_TTL" envDefault:"168h" about:"after which a pending request expires"`
 	RestoreWindow     time.Duration `env:"RESTORE_WINDOW" envDefault:"720h" about:"within which an ended partnership can be restored"`
 	BreakupTTL        time.Duration `env:"BREAKUP_TTL" envDefault:"168h" about:"after which a breakup that nobody answered ends the partnership"`

@@ -23,7 +23,7 @@ func TestLoadDefaults(t *testing.T) {
 		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, KafkaSessionTimeout: 10 * time.Second,
 		PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
 		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, RetentionEvents: 2160 * time.Hour, RetentionCommands: 720 * time.Hour, RetentionPushes: 1080 * time.Hour,
-		RetentionReports: 2160 * time.Hour, RetentionInterval: time.Hour, MessageMaxLength: 500,
+		RetentionReports: 2160 * time.Hour, SlotsFree: 1, SlotsPremium: 3, RetentionInterval: time.Hour, MessageMaxLength: 500,
 		BreakupTTL: 7 * 24 * time.Hour, SendsPerTarget: 3, RateLimits: true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -46,7 +46,7 @@ func drawStep(draw chance) step {
 			"send", "send", "send", "send again", "send again", "accept", "accept", "accept", "decline", "cancel", "remove", "remove",
 			"follow up", "follow up", "status", "self", "stranger", "unite", "unite", "unite",
 			"ask", "ask", "accept breakup", "decline breakup", "withdraw", "withdraw", "block", "unblock", "nickname", "nickname", "clear",
-			"profile", "code", "forfeit", "delete", "timer", "timer", "decline", "decline", "cancel", "pester", "read",
+			"profile", "code", "forfeit", "delete", "timer", "timer", "slots", "slots", "decline", "decline", "cancel", "pester", "read",
 		}),
 		A: draw("a", 6), B: draw("b", 6), Pick: draw("pick", 8),
 		Wait: oneOf(draw, "wait", []time.Duration{
@@ -197,6 +197,8 @@ func (w *world) step(s step, commandID uuid.UUID) error {
 		return w.flood(cmd)
 	case "timer":
 		return w.fire(s.Pick)
+	case "slots":
+		return w.allow(a, int16(1+s.Pick%4), commandID)
 	case "follow up":
 		return w.followUp(s.Pick)
 	case "status":
@@ -213,6 +215,45 @@ func (w *world) step(s step, commandID uuid.UUID) error {
 	}
 	_, err := w.run(cmd)
 	return err
+}
+
+// allow gives a user another number of slots, as far as those that go are vacant, and lets
+// follow what does.
+func (w *world) allow(user uuid.UUID, n int16, ref uuid.UUID) error {
+	u, _ := w.loadUser(user)
+	account := w.accounts[user]
+	account.Slots = nil
+	for slot := int16(1); slot <= max(n, 4); slot++ {
+		if slot <= n || slices.ContainsFunc(u.Occupied, func(o partner.Occupied) bool { return o.Slot == slot }) {
+			account.Slots = append(account.Slots, slot)
+		}
+	}
+	w.accounts[user] = account
+	w.flush()
+	t := partner.Timer{Kind: partner.TimerAllowance, Pair: partner.PairOf(user, user), Ref: ref, Due: w.clock}
+	c := partner.Command{ID: partner.TimerID(t), Pair: t.Pair, AcceptedAt: t.Due, Cause: t.Ref}
+	d := partner.DecideDue(w.limits, w.load(c), t)
+	if account.Status == partner.UserDeleting {
+		if len(d.Events)+len(d.FollowUps) > 0 {
+			return fmt.Errorf("a deleted user is told of slots: %+v", d)
+		}
+		return nil
+	}
+	if err := w.checkShape(c, d); err != nil {
+		return fmt.Errorf("slots: %w", err)
+	}
+	if told := d.Events[0]; len(d.Events) != 1 || told.Type != partner.EventProfileUpdated || !slices.Equal(told.Recipients, []uuid.UUID{user}) {
+		return fmt.Errorf("slots: told %+v", d.Events)
+	}
+	closing := 0
+	if len(u.Occupied) >= len(account.Slots) {
+		closing = len(u.Pending)
+	}
+	if len(d.FollowUps) != closing {
+		return fmt.Errorf("slots: %d requests are closed, want %d", len(d.FollowUps), closing)
+	}
+	w.write(d)
+	return w.checkInvariants()
 }
 
 // pester sends to the same target a few times, each declined or taken back.

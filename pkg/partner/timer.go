@@ -24,6 +24,9 @@ const (
 	TimerCouple      TimerKind = 5
 	TimerUserAgain   TimerKind = 6 // on user:user
 	TimerCoupleAgain TimerKind = 7
+
+	// On user:user: an operator has changed the user's tier or slots.
+	TimerAllowance TimerKind = 8
 )
 
 // Publishes reports whether the timer writes a record instead of letting something happen.
@@ -42,7 +45,9 @@ type Timer struct {
 // DecideDue applies what is due on a pair at a time at which no command does. The state is
 // loaded as for a command without any named request or breakup; the users are the pair's
 // two. It does the same as a command accepted just after the timer's Due would have done
-// first, and nothing, with no event, when a command has: then only the timer's row goes.
+// first, and nothing, with no event, when a command has: then only the timer's row goes. A
+// TimerAllowance does what follows from the change that set it; its state has the user's
+// Pending.
 //
 // The events' CommandID is TimerID, which is no row of commands. Outcome is applied.
 func DecideDue(limits Limits, st State, timer Timer) Decision {
@@ -50,6 +55,9 @@ func DecideDue(limits Limits, st State, timer Timer) Decision {
 	at := timer.Due.Add(time.Microsecond)
 	t := newTurn(limits, st, Command{ID: TimerID(timer), Pair: st.Pair.Pair, AcceptedAt: at, Cause: timer.Ref})
 	t.applyDue()
+	if timer.Kind == TimerAllowance {
+		t.allowanceChanged()
+	}
 	return t.done(Outcome{})
 }
 
