@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,128 +21,40 @@ import (
 	"github.com/bondmate/backend/pkg/partner"
 )
 
-// model is the core alone: one command after the other, all state in maps.
-type model struct {
-	users     map[uuid.UUID]partner.User
-	pairs     map[partner.Pair]partner.PairState
-	requests  map[uuid.UUID]partner.Request
-	breakups  map[uuid.UUID]partner.Breakup
-	all       map[uuid.UUID]partner.Partnership
-	outcomes  map[uuid.UUID]string
-	inbox     map[uuid.UUID]int64
-	nicknames map[string]string
-	timers    map[string]string
-	cuts      map[string]int
-	names     map[uuid.UUID]string
-	order     []uuid.UUID // requests in the order of their making
-}
-
-func newModel() *model {
-	return &model{
-		users: map[uuid.UUID]partner.User{}, pairs: map[partner.Pair]partner.PairState{}, requests: map[uuid.UUID]partner.Request{},
-		breakups: map[uuid.UUID]partner.Breakup{}, all: map[uuid.UUID]partner.Partnership{}, outcomes: map[uuid.UUID]string{},
-		inbox: map[uuid.UUID]int64{}, nicknames: map[string]string{}, timers: map[string]string{}, cuts: map[string]int{},
-		names: map[uuid.UUID]string{},
-	}
-}
-
-func (m *model) load(cmd partner.Command) partner.State {
-	pair := m.pairs[cmd.Pair]
-	st := partner.State{Users: map[uuid.UUID]partner.User{}, Pair: partner.PairState{
-		Pair: cmd.Pair, Partnership: pair.Partnership, Low: pair.Low, High: pair.High,
-	}}
-	for _, id := range m.order {
-		r := m.requests[id]
-		if partner.PairOf(r.Sender, r.Target) == cmd.Pair && (r.Status == partner.RequestPending || r.ID == cmd.RequestID) {
-			st.Pair.Requests = append(st.Pair.Requests, r)
-		}
-	}
-	for _, b := range m.breakups {
-		if b.Pair == cmd.Pair && (b.Status == partner.BreakupPending || b.ID == cmd.BreakupID) {
-			st.Pair.Breakups = append(st.Pair.Breakups, b)
-		}
-	}
-	for _, id := range []uuid.UUID{cmd.Pair.Low, cmd.Pair.High} {
-		u := m.users[id]
-		u.Pending = nil
-		for _, rid := range m.order {
-			if r := m.requests[rid]; r.Status == partner.RequestPending && (r.Sender == id || r.Target == id) {
-				u.Pending = append(u.Pending, partner.PendingRef{RequestID: rid, Pair: partner.PairOf(r.Sender, r.Target)})
-			}
-		}
-		st.Users[id] = u
-	}
-	return st
-}
-
-func (m *model) apply(cmd partner.Command) {
-	if _, seen := m.outcomes[cmd.ID]; seen {
-		return
-	}
-	d := partner.Decide(partner.DefaultLimits(), m.load(cmd), cmd)
-	m.outcomes[cmd.ID] = string(d.Outcome.Code)
-	for _, r := range d.Requests {
-		if _, known := m.requests[r.ID]; !known {
-			m.order = append(m.order, r.ID)
-		}
-		m.requests[r.ID] = r
-	}
-	for _, b := range d.Breakups {
-		m.breakups[b.ID] = b
-	}
-	for _, p := range d.Partners {
-		m.all[p.ID] = p
-	}
-	for _, n := range d.Nicknames {
-		m.nicknames[n.Owner.String()+n.Target.String()] = n.Text
-	}
-	maps.DeleteFunc(m.nicknames, func(_, text string) bool { return text == "" })
-	for _, p := range d.Profiles {
-		if p.Patch.DisplayName != nil {
-			m.names[p.UserID] = *p.Patch.DisplayName
-		}
-	}
-	for _, t := range d.Timers {
-		key := fmt.Sprint(t.Pair, t.Kind)
-		m.timers[key] = t.Due.Format(time.RFC3339Nano) + t.Ref.String()
-		if t.Due.IsZero() {
-			delete(m.timers, key)
-		}
-	}
-	for _, c := range d.Cuts {
-		if head := m.inbox[c.Recipient]; head > 0 {
-			m.cuts[fmt.Sprint(c.Recipient, c.Origin, head)] = 1
-		}
-	}
-	m.pairs[cmd.Pair] = d.Next.Pair
-	for id, u := range d.Next.Users {
-		m.users[id] = u
-	}
-	for _, ev := range d.Events {
-		for _, u := range ev.Recipients {
-			m.inbox[u]++
-		}
-	}
-}
-
 // TestHistoriesEndAsInTheCore takes random histories through Kafka's order, batches, SQL
-// and crashes, and compares all tables with the core deciding one by one. All is on one
-// partition: the log then holds one total order, follow-ups included, to replay.
+// and crashes, timers that go off in between
+// and deletions of accounts, and compares all tables with the core deciding one by one. All is
+// on one partition: its events then hold one total order, follow-ups and timers included.
 func TestHistoriesEndAsInTheCore(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	if s, err := strconv.ParseUint(os.Getenv("TEST_SEED"), 10, 64); err == nil {
 		seed = s
 	}
-	for i := range uint64(4) {
-		t.Run(fmt.Sprintf("seed=%d", seed+i), func(t *testing.T) {
-			t.Parallel()
-			compareHistory(t, rand.New(rand.NewPCG(seed+i, 0)))
-		})
+	var mu sync.Mutex
+	all := map[string]int{}
+	t.Run("histories", func(t *testing.T) {
+		for i := range uint64(4) {
+			t.Run(fmt.Sprintf("seed=%d", seed+i), func(t *testing.T) {
+				t.Parallel()
+				counts := compareHistory(t, rand.New(rand.NewPCG(seed+i, 0)))
+				mu.Lock()
+				defer mu.Unlock()
+				for what, n := range counts {
+					all[what] += n
+				}
+			})
+		}
+	})
+	for what, n := range all {
+		if n == 0 {
+			t.Errorf("the histories have no %s", what)
+		}
 	}
 }
 
-func compareHistory(t *testing.T, rnd *rand.Rand) {
+// compareHistory counts what the history had.
+func compareHistory(t *testing.T, rnd *rand.Rand) map[string]int {
 	broker := newMemory(1)
 	r := newRig(t, broker, contract.NewTopics("model"))
 	people := make([]uuid.UUID, 8)
@@ -154,10 +67,12 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 			u.Slots = append(u.Slots, int16(s+1))
 		}
 		m.users[people[i]] = u
-		m.names[people[i]] = "U"
+		m.names[people[i]], m.status[people[i]] = "U", partner.UserActive
 	}
 	// Time runs fast, so that requests expire and partnerships are archived on the way.
-	at := time.Now().Add(-2000 * 24 * time.Hour).UTC().Truncate(time.Microsecond)
+	// It begins after today, since what the relay writes bears the time of the machine, and a
+	// log's times do not go back.
+	at := time.Now().Add(day).UTC().Truncate(time.Microsecond)
 	shadow := newModel() // as far as it can be told while the history is made: without follow-ups
 	shadow.users = maps.Clone(m.users)
 	var sends, asks []partner.Command
@@ -165,7 +80,7 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 		partner.Send, partner.Send, partner.Send, partner.Send, partner.Accept, partner.Accept, partner.Accept, partner.Accept,
 		partner.Decline, partner.Cancel, partner.Remove, partner.AskBreakup, partner.AskBreakup, partner.AcceptBreakup,
 		partner.DeclineBreakup, partner.WithdrawBreakup, partner.Unblock, partner.SetNickname, partner.ClearNickname,
-		partner.UpdateProfile, partner.ChangeCode, partner.Forfeit, partner.Block,
+		partner.UpdateProfile, partner.ChangeCode, partner.Forfeit, partner.Block, partner.ReadInbox, partner.DeleteAccount,
 	}
 	next := func() partner.Command {
 		step := 4 * time.Hour
@@ -178,6 +93,9 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 		kind := kinds[rnd.IntN(len(kinds))]
 		if kind == partner.Block && rnd.IntN(4) != 0 {
 			kind = partner.Unblock
+		}
+		if kind == partner.DeleteAccount && rnd.IntN(8) != 0 {
+			kind = partner.ReadInbox
 		}
 		cmd := command(kind, a, b)
 		answer := func(to []partner.Command, byIssuer bool) (partner.Command, partner.Command) {
@@ -223,6 +141,11 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 					cmd.PartnershipID = p.ID
 				}
 			}
+		case partner.ReadInbox, partner.DeleteAccount:
+			cmd.Pair, cmd.ReadSeq = partner.PairOf(a, a), 0
+			if kind == partner.ReadInbox {
+				cmd.ReadSeq = int64(1 + rnd.IntN(60))
+			}
 		case partner.UpdateProfile, partner.ChangeCode:
 			cmd.Pair = partner.PairOf(a, a)
 			name, code := fmt.Sprint("name ", rnd.IntN(100)), cmd.ID.String()[:18]
@@ -252,49 +175,76 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 		return cmd
 	}
 	crash := rnd.IntN(30)
-	_, stop := r.start(func(c *Config) {
-		c.Partitions, c.Deadline, c.MaxBatch = 1, 100*365*24*time.Hour, 1+rnd.IntN(64)
-		c.Hook = crashNow(crash)
+	clock := &traveller{at: at}
+	_, stop := r.start(byTheClock(clock), func(c *Config) {
+		c.Partitions, c.MaxBatch, c.Hook = 1, 1+rnd.IntN(64), crashNow(crash)
 	})
 	for range 40 {
 		var recs []contract.Record
+		var accepted []time.Time
 		for range 1 + rnd.IntN(20) {
-			rec, err := contract.EncodeCommand(r.topics, 1, next(), "")
+			cmd := next()
+			rec, err := contract.EncodeCommand(r.topics, 1, cmd, "")
 			if err != nil {
 				t.Fatal(err)
 			}
-			recs = append(recs, rec)
-			if rnd.IntN(10) == 0 {
-				recs = append(recs, rec)
+			for range 1 + max(0, rnd.IntN(10)-8) { // one in ten is there twice
+				recs, accepted = append(recs, rec), append(accepted, cmd.AcceptedAt)
 			}
 		}
-		broker.append(time.Now(), recs...)
+		for i, rec := range recs {
+			broker.append(accepted[i], rec)
+		}
+		clock.travel(at.Sub(clock.now())) // not before they are in the log
 		if rnd.IntN(4) == 0 {
-			r.settled()
+			r.ripe(clock)
 		}
 	}
-	r.settled()
-	r.settled() // once more: a follow-up of the last follow-ups
+	r.ripe(clock)
+	r.ripe(clock) // once more: a follow-up of the last follow-ups
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
+	var log []uuid.UUID
+	commands := map[uuid.UUID]partner.Command{}
 	for _, rec := range broker.all(r.topics.Commands) {
 		cmd, _, err := contract.DecodeCommand(rec)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.apply(cmd)
+		if _, again := commands[cmd.ID]; !again {
+			log = append(log, cmd.ID)
+		}
+		commands[cmd.ID] = cmd
 	}
-	r.gapless()
-	for name, n := range map[string]int{
-		"requests": len(m.requests), "partnerships": len(m.all), "breakups": len(m.breakups), "cuts": len(m.cuts),
-	} {
-		if n == 0 {
-			t.Errorf("the history has no %s", name)
+	fired := 0
+	passed := map[partner.Pair]time.Time{} // the due time of the last timer
+	for _, id := range happened(r) {
+		if cmd, ok := commands[id]; ok {
+			if id != log[0] {
+				t.Errorf("%s took effect out of its turn", cmd.Type)
+			}
+			if due := passed[cmd.Pair]; !cmd.FollowUp() && !cmd.AcceptedAt.After(due) {
+				t.Errorf("%s of %v took effect after what was due at %v", cmd.Type, cmd.AcceptedAt, due)
+			}
+			log = log[1:]
+			m.apply(cmd)
+			continue
+		}
+		for _, timer := range m.timers {
+			if partner.TimerID(timer) == id {
+				m.fire(timer)
+				passed[timer.Pair] = timer.Due
+				fired++
+			}
 		}
 	}
-	t.Logf("%d commands, %d requests, %d partnerships, %d breakups, %d nicknames, %d timers, %d cuts",
-		len(m.outcomes), len(m.requests), len(m.all), len(m.breakups), len(m.nicknames), len(m.timers), len(m.cuts))
+	r.gapless()
+	counts := map[string]int{
+		"requests": len(m.requests), "partnerships": len(m.all), "breakups": len(m.breakups), "cuts": len(m.cuts),
+		"timers that went off": fired, "erased accounts": len(m.erased), "read marks": len(m.read),
+	}
+	t.Logf("%d commands, %v", len(m.outcomes), counts)
 	if diff := cmp.Diff(m.outcomes, outcomes(r)); diff != "" {
 		t.Errorf("outcomes (-core +tables):\n%s", diff)
 	}
@@ -320,14 +270,39 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 	if diff := cmp.Diff(sides, storedSides(r), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("sides (-core +tables):\n%s", diff)
 	}
+	nicknames := map[string]string{}
+	for n, text := range m.nicknames {
+		nicknames[n.from.String()+n.to.String()] = text
+	}
+	erased := map[uuid.UUID]bool{}
+	for user, gone := range m.erased {
+		erased[user] = true
+		if m.inbox[user] -= gone; m.inbox[user] == 0 { // what came after: refusals of what they still asked for
+			delete(m.inbox, user)
+		}
+	}
 	for name, tc := range map[string]struct {
 		want any
 		got  any
 	}{
 		"breakups":  {m.breakups, breakups(r)},
-		"nicknames": {m.nicknames, keyed[string](r, `SELECT owner::text || target::text, nickname FROM nicknames`)},
+		"nicknames": {nicknames, keyed[string](r, `SELECT owner::text || target::text, nickname FROM nicknames`)},
 		"timers":    {len(m.timers), len(keyed[int16](r, `SELECT low::text || high::text || kind, kind FROM timers WHERE kind < 4`))},
 		"cuts":      {m.cuts, keyed[int](r, `SELECT recipient || ' ' || origin || ' ' || last_seq, 1 FROM cuts`)},
+		"states of accounts": {m.status, table(r, `SELECT id, status FROM users`, func(row pgx.CollectableRow) (id uuid.UUID, status partner.UserStatus, err error) {
+			var n int16
+			err = row.Scan(&id, &n)
+			status = partner.UserStatus(n)
+			return id, status, err
+		})},
+		"read marks": {m.read, table(r, `SELECT user_id, read_seq FROM user_streams WHERE read_seq > 0`, func(row pgx.CollectableRow) (id uuid.UUID, seq int64, err error) {
+			err = row.Scan(&id, &seq)
+			return id, seq, err
+		})},
+		"erased": {erased, table(r, `SELECT id, true FROM users WHERE erased_at IS NOT NULL`, func(row pgx.CollectableRow) (id uuid.UUID, erased bool, err error) {
+			err = row.Scan(&id, &erased)
+			return id, erased, err
+		})},
 		"names": {m.names, table(r, `SELECT id, display_name FROM users`, func(row pgx.CollectableRow) (id uuid.UUID, name string, err error) {
 			err = row.Scan(&id, &name)
 			return id, name, err
@@ -341,6 +316,31 @@ func compareHistory(t *testing.T, rnd *rand.Rand) {
 		t.Errorf("inboxes (-core +tables):\n%s", diff)
 	}
 	checkReplay(t, r)
+	return counts
+}
+
+// happened returns the ids of the commands and timers in the order in which they took effect.
+func happened(r *rig) []uuid.UUID {
+	r.t.Helper()
+	rows, err := r.pool.Query(r.t.Context(), `SELECT command_id FROM events WHERE topic = 1 GROUP BY command_id ORDER BY min(seq)`)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return ids
+}
+
+// ripe waits until all that was queued, and all that is due by the clock, has happened.
+func (r *rig) ripe(clock *traveller) {
+	r.t.Helper()
+	r.settled()
+	r.eventually("nothing is due", func() bool {
+		return one[int64](r, `SELECT count(*) FROM timers WHERE kind < 4 AND due_at < $1`, clock.now().Add(-4*time.Second)) == 0
+	})
+	r.settled()
 }
 
 func table[V any](r *rig, sql string, scan func(pgx.CollectableRow) (id uuid.UUID, v V, err error)) map[uuid.UUID]V {
