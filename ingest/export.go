@@ -53,6 +53,9 @@ func (s *Server) export(ctx context.Context, tx pgx.Tx, user, session uuid.UUID)
 	if record.BirthDate != nil {
 		file.Account.BirthDate = &openapitypes.Date{Time: *record.BirthDate}
 	}
+	if at := utc(record.ConsentedAt); at != nil {
+		file.Account.Consent = &api.ExportedConsent{Version: record.Consent, At: *at}
+	}
 	profile, err := s.accounts.ProfileIn(ctx, tx, user)
 	if err != nil {
 		return file, err

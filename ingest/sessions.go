@@ -25,6 +25,9 @@ func (s *Server) Register(ctx context.Context, req api.RegisterRequestObject) (a
 	if req.Body.BirthDate != nil {
 		in.BirthDate = &req.Body.BirthDate.Time
 	}
+	if req.Body.Consent != nil {
+		in.Consent = req.Body.Consent.Version
+	}
 	result, err := s.accounts.Register(ctx, in)
 	if err != nil {
 		return nil, err

@@ -18,7 +18,14 @@ CREATE TABLE push_preferences (
     CHECK (NOT quiet OR quiet_from <> quiet_to)
 );
 
+-- Which version of the terms the user agreed to at registration, and when; NULL where none
+-- was asked.
+ALTER TABLE users
+    ADD COLUMN consent_version text,
+    ADD COLUMN consented_at    timestamptz;
+
 -- +goose Down
 
+ALTER TABLE users DROP COLUMN consented_at, DROP COLUMN consent_version;
 DROP TABLE push_preferences;
 ALTER TABLE user_streams DROP COLUMN read_seq;

@@ -48,7 +48,7 @@ func (w *world) scanRemains(rows pgx.Rows) error {
 // closed, and what others hold of a partnership is bare by then. Events name ids alone.
 var eraseSQL = [...]string{
 	`UPDATE users SET display_name = '', partner_code = 'erased-' || id, theme = 'light', theme_entries = NULL, timezone = 'UTC',
-		locale = 'en', show_presence = false, push_preview = 'discreet', birth_date = NULL WHERE id = $1 AND $2 > 0`,
+		locale = 'en', show_presence = false, push_preview = 'discreet', birth_date = NULL, consent_version = NULL, consented_at = NULL WHERE id = $1 AND $2 > 0`,
 	`DELETE FROM credentials WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM devices WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM push_preferences WHERE user_id = $1 AND $2 > 0`,

@@ -63,6 +63,7 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	log := p.log.With("role", "ingest")
 	people, err := accounts.New(accounts.Config{
 		Pool: on.pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log, Partitions: p.cfg.KafkaPartitions, Slots: p.cfg.SlotsFree,
+		MinAge: p.cfg.MinAge, ConsentVersion: p.cfg.ConsentVersion,
 	})
 	if err != nil {
 		return nil, err

@@ -45,13 +45,17 @@ type Config struct {
 	Clock     func() time.Time
 	Log       *slog.Logger
 
-	SessionTTL  time.Duration // a session ends when it was not refreshed for so long; default 60 days
-	TicketTTL   time.Duration // default 60 s
-	Slots       int           // partnerships a new account has room for; default 1
-	Partitions  int           // of the commands topic; default contract.DefaultPartitions
-	MaxSessions int           // an account; the least recently used one ends; default 50
-	MaxDevices  int           // an account; the least recently registered one goes; default 10
-	MaxTickets  int           // unused ones of a session; default 8
+	SessionTTL time.Duration // a session ends when it was not refreshed for so long; default 60 days
+	TicketTTL  time.Duration // default 60 s
+	Slots      int           // partnerships a new account has room for; default 1
+	Partitions int           // of the commands topic; default contract.DefaultPartitions
+	MinAge     int           // years from which one may register; default 0: any age, and no birth date is demanded
+	// ConsentVersion is the version of the terms that one has to agree to when registering;
+	// default none.
+	ConsentVersion string
+	MaxSessions    int // an account; the least recently used one ends; default 50
+	MaxDevices     int // an account; the least recently registered one goes; default 10
+	MaxTickets     int // unused ones of a session; default 8
 	// SessionCacheTTL is how long an answer of IsSessionActive is reused: a session that
 	// another instance ended is served for at most so long. Default 1 s.
 	SessionCacheTTL time.Duration

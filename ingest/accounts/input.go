@@ -89,6 +89,30 @@ func (f *faults) birthDate(pointer string, d *time.Time, now time.Time) {
 	}
 }
 
+// oldEnough demands a birth date by which somebody is of age, in years, where an age is
+// demanded at all. The date is that of UTC. Who is born on a 29 February has the birthday of
+// other years on 1 March.
+func (f *faults) oldEnough(pointer string, born *time.Time, years int, now time.Time) {
+	switch {
+	case years == 0:
+	case born == nil:
+		f.add(pointer, "required", "must be given")
+	case time.Date(born.Year()+years, born.Month(), born.Day(), 0, 0, 0, 0, time.UTC).After(now):
+		f.add(pointer, "too_young", fmt.Sprintf("must be at least %d years ago", years))
+	}
+}
+
+// consent demands agreement to the terms of today, where any are configured.
+func (f *faults) consent(pointer, given, demanded string) {
+	switch {
+	case demanded == "":
+	case given == "":
+		f.add(pointer, "required", fmt.Sprintf("must agree to version %s of the terms", demanded))
+	case given != demanded:
+		f.add(pointer+"/version", "outdated", fmt.Sprintf("must be %s", demanded))
+	}
+}
+
 func (f *faults) device(pointer string, d *Device) *Device {
 	if d == nil {
 		return nil

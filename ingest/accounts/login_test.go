@@ -296,3 +296,67 @@ func TestNoLoginSlipsPastAPasswordChange(t *testing.T) {
 		t.Errorf("sessions = %+v, %v, want the changing one alone", sessions, err)
 	}
 }
+
+// Where an age and agreement are demanded, nobody registers without.
+func TestMinimumAgeAndConsent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *accounts.Config) { c.MinAge, c.ConsentVersion = 16, "2026-05" })
+	today := w.clock().UTC()
+	born := func(years, days int) *time.Time {
+		d := time.Date(today.Year()-years, today.Month(), today.Day()+days, 0, 0, 0, 0, time.UTC)
+		return &d
+	}
+	tests := map[string]struct {
+		born    *time.Time
+		consent string
+		want    string // pointers and codes
+	}{
+		"sixteen today":          {born(16, 0), "2026-05", ""},
+		"older":                  {born(40, 3), "2026-05", ""},
+		"sixteen tomorrow":       {born(16, 1), "2026-05", "/birthDate too_young"},
+		"a child":                {born(3, 0), "2026-05", "/birthDate too_young"},
+		"no birth date":          {nil, "2026-05", "/birthDate required"},
+		"no consent":             {born(20, 0), "", "/consent required"},
+		"to older terms":         {born(20, 0), "2025-01", "/consent/version outdated"},
+		"neither":                {nil, "", "/birthDate required /consent required"},
+		"not born yet, agreeing": {born(0, 2), "2026-05", "/birthDate invalid /birthDate too_young"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			email := uuid.NewString() + "@example.test"
+			res, err := w.Register(t.Context(), accounts.RegisterInput{
+				Email: email, Password: goodPassword, DisplayName: "Ada", BirthDate: tt.born, Consent: tt.consent,
+			})
+			var got []string
+			if e, ok := err.(*fault.Error); ok { //nolint:errorlint // returned as it is
+				wantCode(t, "register", err, fault.Invalid, "invalid_request")
+				for _, f := range e.Fields {
+					got = append(got, f.Pointer+" "+f.Code)
+				}
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
+				t.Errorf("faults (-want +got):\n%s", diff)
+			}
+			if tt.want != "" {
+				return
+			}
+			record, err := w.RecordIn(t.Context(), w.pool, res.User.ID)
+			if err != nil || record.Consent != "2026-05" || record.ConsentedAt == nil || !record.ConsentedAt.Equal(w.clock()) || record.BirthDate == nil {
+				t.Errorf("record: %+v, %v", record, err)
+			}
+		})
+	}
+	lax := newWorld(t)
+	res, err := lax.Register(t.Context(), accounts.RegisterInput{
+		Email: "a@example.test", Password: goodPassword, DisplayName: "Ada", Consent: "whatever",
+	})
+	if err != nil {
+		t.Fatalf("where nothing is demanded: %v", err)
+	}
+	if record, err := lax.RecordIn(t.Context(), lax.pool, res.User.ID); err != nil || record.Consent != "" || record.ConsentedAt != nil {
+		t.Errorf("what nobody asked for is kept: %+v, %v", record, err)
+	}
+}

@@ -17,10 +17,14 @@ type Record struct {
 	Email     string // empty for an account without a password
 	BirthDate *time.Time
 	CreatedAt time.Time
+	// Consent is the version of the terms that was agreed to, and when; empty and nil for
+	// none.
+	Consent     string
+	ConsentedAt *time.Time
 }
 
 const recordSQL = `
-SELECT COALESCE(c.email, ''), u.birth_date, u.created_at
+SELECT COALESCE(c.email, ''), u.birth_date, u.created_at, COALESCE(u.consent_version, ''), u.consented_at
 FROM users u LEFT JOIN credentials c ON c.user_id = u.id
 WHERE u.id = $1`
 
@@ -32,7 +36,7 @@ func (s *Service) RecordIn(ctx context.Context, q Querier, userID uuid.UUID) (Re
 	}
 	r, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (Record, error) {
 		var r Record
-		err := row.Scan(&r.Email, &r.BirthDate, &r.CreatedAt)
+		err := row.Scan(&r.Email, &r.BirthDate, &r.CreatedAt, &r.Consent, &r.ConsentedAt)
 		return r, err
 	})
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -19,6 +19,7 @@ type RegisterInput struct {
 	Password    string
 	DisplayName string
 	BirthDate   *time.Time // only its date counts
+	Consent     string     // the version of the terms that is agreed to; empty: to none
 	Device      *Device
 }
 
@@ -27,8 +28,8 @@ const codeAttempts = 3
 
 const (
 	insertUserSQL = `
-INSERT INTO users (id, display_name, partner_code, role, status, birth_date, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7)`
+INSERT INTO users (id, display_name, partner_code, role, status, birth_date, created_at, consent_version, consented_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, NULLIF($8, ''), CASE WHEN $8 <> '' THEN $7::timestamptz END)`
 
 	//nolint:gosec // a statement, not a credential
 	insertCredentialSQL = `
@@ -52,6 +53,8 @@ func (s *Service) Register(ctx context.Context, in RegisterInput) (AuthResult, e
 	f.password("/password", in.Password)
 	name := f.text("/displayName", in.DisplayName, true, maxNameChars)
 	f.birthDate("/birthDate", in.BirthDate, s.now())
+	f.oldEnough("/birthDate", in.BirthDate, s.cfg.MinAge, s.now())
+	f.consent("/consent", in.Consent, s.cfg.ConsentVersion)
 	device := f.device("/device", in.Device)
 	if err := f.err(); err != nil {
 		return AuthResult{}, err
@@ -68,7 +71,7 @@ func (s *Service) Register(ctx context.Context, in RegisterInput) (AuthResult, e
 		err = s.transact(ctx, func(tx pgx.Tx) error {
 			now := s.now()
 			var batch pgx.Batch
-			batch.Queue(insertUserSQL, o.ID, o.DisplayName, o.PartnerCode, o.role, o.status, in.BirthDate, now)
+			batch.Queue(insertUserSQL, o.ID, o.DisplayName, o.PartnerCode, o.role, o.status, in.BirthDate, now, s.cfg.ConsentVersion)
 			batch.Queue(insertCredentialSQL, o.ID, email, hash)
 			batch.Queue(insertSlotsSQL, o.ID, s.cfg.Slots)
 			batch.Queue(insertStreamSQL, o.ID)

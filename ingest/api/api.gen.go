@@ -987,8 +987,11 @@ type Export struct {
 // ExportedAccount defines model for ExportedAccount.
 type ExportedAccount struct {
 	BirthDate *openapi_types.Date `json:"birthDate,omitempty"`
-	CreatedAt time.Time           `json:"createdAt"`
-	Email     *string             `json:"email,omitempty"`
+
+	// Consent The terms that one agreed to.
+	Consent   *ExportedConsent `json:"consent,omitempty"`
+	CreatedAt time.Time        `json:"createdAt"`
+	Email     *string          `json:"email,omitempty"`
 }
 
 // ExportedBreakup defines model for ExportedBreakup.
@@ -1008,6 +1011,12 @@ type ExportedBreakup struct {
 
 // ExportedBreakupStatus defines model for ExportedBreakup.Status.
 type ExportedBreakupStatus string
+
+// ExportedConsent The terms that one agreed to.
+type ExportedConsent struct {
+	At      time.Time `json:"at"`
+	Version string    `json:"version"`
+}
 
 // ExportedReport defines model for ExportedReport.
 type ExportedReport struct {
@@ -1638,8 +1647,16 @@ type Refresh struct {
 
 // Registration defines model for Registration.
 type Registration struct {
-	// BirthDate Example: 1994-05-17
+	// BirthDate Demanded where the service has a minimum age; else leave it out.
+	//
+	// Example: 1994-05-17
 	BirthDate *openapi_types.Date `json:"birthDate,omitempty"`
+
+	// Consent The terms that one agrees to. Demanded, in their version of today, where the service asks for it; else not kept.
+	Consent *struct {
+		// Version Example: 2026-05
+		Version string `json:"version"`
+	} `json:"consent,omitempty"`
 
 	// Device How the session is named in the list of sessions.
 	Device      *SessionDevice `json:"device,omitempty"`

@@ -19,6 +19,9 @@ import (
 // topicPrefix is what Kafka allows in a topic's name, short enough for what follows it.
 var topicPrefix = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,100}$`)
 
+// consentVersion is a name that goes into the database and an export as it is; empty: none.
+var consentVersion = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,100}$`)
+
 // checker gathers faults.
 type checker struct{ faults []*Fault }
 
@@ -116,6 +119,10 @@ func (c Config) check() []*Fault {
 	check.lasts("RETENTION_INTERVAL", c.RetentionInterval, time.Second, 7*day)
 	check.within("SLOTS_FREE", c.SlotsFree, 1, 50)
 	check.within("SLOTS_PREMIUM", c.SlotsPremium, max(c.SlotsFree, 1), 50)
+	check.within("MIN_AGE", c.MinAge, 0, 100)
+	if !consentVersion.MatchString(c.ConsentVersion) {
+		check.fault("CONSENT_VERSION", "%q may hold at most 100 letters, digits, dots, hyphens and underscores", c.ConsentVersion)
+	}
 	check.within("MESSAGE_MAX_LENGTH", c.MessageMaxLength, 0, 2000)
 	return check.faults
 }

@@ -74,7 +74,9 @@ type Config struct {
 	RetentionReports  time.Duration `env:"RETENTION_REPORTS" envDefault:"2160h" about:"how long a report's texts are kept after it was resolved, or one of its two was erased"`
 	RetentionInterval time.Duration `env:"RETENTION_INTERVAL" envDefault:"1h" about:"time between two rounds of the clean-up"`
 
-	MessageMaxLength int `env:"MESSAGE_MAX_LENGTH" envDefault:"500" about:"most characters of a request's message"`
+	MinAge           int    `env:"MIN_AGE" envDefault:"0" about:"age in years from which one may register, told by birthDate, which is demanded then; 0: any"`
+	ConsentVersion   string `env:"CONSENT_VERSION" about:"version of the terms that a registration has to agree to (consent.version); unset: none is asked"`
+	MessageMaxLength int    `env:"MESSAGE_MAX_LENGTH" envDefault:"500" about:"most characters of a request's message"`
 }
 
 // Load reads and checks an environment, a list of NAME=value as os.Environ returns it.
