@@ -715,6 +715,10 @@ func testExport(t *testing.T, w *town) {
 	ana.call("POST", partners+"/breakup", map[string]any{"reason": "Ana-breakup"}).want(200)
 	ben.call("POST", partners+"/remove", map[string]any{"reason": "Ben-reason", "quiet": true}).want(200)
 	ana.call("PUT", partners+"/blocks/"+ben.id.String(), nil).want(200)
+	eve := w.person(t, "Eve")
+	eve.marry(ana)
+	eve.call("POST", partners+"/remove", map[string]any{"reason": "Ben-reason"}).want(200)
+	eve.call("PUT", partners+"/blocks/"+ana.id.String(), nil).want(200)
 	ben.call("PUT", partners+"/blocks/"+ana.id.String(), nil).want(200)
 	ana.call("POST", "/api/devices", map[string]any{"kind": "fcm", "token": "a-push-token", "platform": "ios"}).want(201)
 
