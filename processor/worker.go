@@ -54,9 +54,10 @@ func (w *worker) run(fetching, working context.Context) error {
 	for _, part := range w.parts {
 		ctx, cancel := context.WithCancel(fetching)
 		part.stopPump = cancel
+		next := part.next // read here: timers may be applied before the pump is under way
 		pumps.Go(func() {
 			defer cancel()
-			if pumpErr := w.pump(ctx, part); pumpErr != nil && ctx.Err() == nil {
+			if pumpErr := w.pump(ctx, part, next); pumpErr != nil && ctx.Err() == nil {
 				w.failed <- pumpErr
 			}
 		})
@@ -109,11 +110,10 @@ func (w *worker) countLost(ctx context.Context) {
 	}
 }
 
-// pump reads one partition into the worker's channel.
-func (w *worker) pump(ctx context.Context, part *partition) error {
-	r := w.p.cfg.Bus.Open(w.p.cfg.Topics.Commands, part.id, part.next)
+// pump reads one partition from an offset on into the worker's channel.
+func (w *worker) pump(ctx context.Context, part *partition, want int64) error {
+	r := w.p.cfg.Bus.Open(w.p.cfg.Topics.Commands, part.id, want)
 	defer r.Close()
-	want := part.next
 	for {
 		rec, err := r.Read(ctx)
 		if err != nil {
