@@ -184,6 +184,7 @@ func rejectedAs(code string) *fault.Error {
 		kind = fault.NotFound
 	case partner.CodeForbidden:
 		kind = fault.Forbidden
+	default:
 	}
 	detail, ok := rejectionDetails[partner.Code(code)]
 	if !ok {
