@@ -73,9 +73,11 @@ func TestUnavailableTakesTheSameTrips(t *testing.T) {
 	r.start(func(c *Config) { c.Workers, c.TimerPoll = 1, time.Hour })
 	eve := r.user(1)
 	ways := map[string]func(target uuid.UUID){
-		"full":      func(target uuid.UUID) { r.marry(target, r.user(1)) },
-		"blocks":    func(target uuid.UUID) { r.post(command(partner.Block, target, eve)) },
-		"suspended": func(target uuid.UUID) { r.exec(`UPDATE users SET status = $2 WHERE id = $1`, target, int16(partner.UserSuspended)) },
+		"full":   func(target uuid.UUID) { r.marry(target, r.user(1)) },
+		"blocks": func(target uuid.UUID) { r.post(command(partner.Block, target, eve)) },
+		"suspended": func(target uuid.UUID) {
+			r.exec(`UPDATE users SET status = $2 WHERE id = $1`, target, int16(partner.UserSuspended))
+		},
 		"left quietly": func(target uuid.UUID) {
 			r.marry(target, eve)
 			leave := remove(target, eve)

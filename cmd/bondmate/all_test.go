@@ -43,13 +43,19 @@ type running struct {
 
 func startAll(t *testing.T, dir string, environ ...string) running {
 	t.Helper()
+	return startRole(t, "all", nil, append([]string{"DATA_DIR=" + dir}, environ...))
+}
+
+// startRole runs a role, or all, as main does, by a clock: nil means the real one.
+func startRole(t *testing.T, role string, clock func() time.Time, environ []string) running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var stdout, stderr output
 	ended := make(chan error, 1)
 	begin := time.Now()
 	go func() {
-		ended <- run(ctx, []string{"all"}, terminal{
-			environ: append([]string{"DATA_DIR=" + dir, "PORT=0", "LOG_LEVEL=warn"}, environ...), stdout: &stdout, stderr: &stderr,
+		ended <- run(ctx, []string{role}, terminal{
+			environ: append([]string{"PORT=0", "LOG_LEVEL=warn"}, environ...), stdout: &stdout, stderr: &stderr, clock: clock,
 		})
 	}()
 	var once sync.Once

@@ -30,6 +30,13 @@ type town struct {
 
 func newTown(t *testing.T, environ ...string) *town {
 	t.Helper()
+	dir := t.TempDir()
+	return &town{url: startAll(t, dir, environ...).url, dir: dir, router: operations(t)}
+}
+
+// operations routes calls to their operations in the OpenAPI document.
+func operations(t *testing.T) routers.Router {
+	t.Helper()
 	spec, err := openapi3.NewLoader().LoadFromFile("../../ingest/openapi.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -39,8 +46,7 @@ func newTown(t *testing.T, environ ...string) *town {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	return &town{url: startAll(t, dir, environ...).url, dir: dir, router: router}
+	return router
 }
 
 // person is somebody with an account and a session.

@@ -48,11 +48,11 @@ type beside struct {
 }
 
 func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.Handler, error) {
-	issuer, err := identity.NewIssuer(identity.IssuerConfig{Keys: keys, Issuer: tokenIssuer, Audience: tokenAudience, Clock: time.Now})
+	issuer, err := identity.NewIssuer(identity.IssuerConfig{Keys: keys, Issuer: tokenIssuer, Audience: tokenAudience, Clock: p.clock})
 	if err != nil {
 		return nil, err
 	}
-	verifier, err := newVerifier(keys)
+	verifier, err := p.newVerifier(keys)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	}
 	log := p.log.With("role", "ingest")
 	people, err := accounts.New(accounts.Config{
-		Pool: on.pool, Issuer: issuer, Passwords: passwords, Clock: time.Now, Log: log, Partitions: p.cfg.KafkaPartitions, Slots: p.cfg.SlotsFree,
+		Pool: on.pool, Issuer: issuer, Passwords: passwords, Clock: p.clock, Log: log, Partitions: p.cfg.KafkaPartitions, Slots: p.cfg.SlotsFree,
 		MinAge: p.cfg.MinAge, ConsentVersion: p.cfg.ConsentVersion,
 	})
 	if err != nil {
@@ -84,7 +84,7 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 		Pool: on.pool, Publisher: producer, Offsets: on.bus, Events: with.tail,
 		Topics: p.topics, Partitions: p.cfg.KafkaPartitions,
 		Accounts: people, Admin: administration, Verifier: verifier, Keys: keys,
-		Log: log, Registerer: p.registry, Clock: time.Now,
+		Log: log, Registerer: p.registry, Clock: p.clock,
 		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Edge: front,
 		Realtime: with.realtime,
 	}

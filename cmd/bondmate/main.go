@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +21,7 @@ import (
 
 func main() {
 	ctx, stop := service.Interruptible(context.Background())
-	err := run(ctx, os.Args[1:], terminal{environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr})
+	err := run(ctx, os.Args[1:], terminal{environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr, clock: time.Now})
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bondmate:", err)
@@ -32,6 +33,7 @@ func main() {
 type terminal struct {
 	environ        []string
 	stdout, stderr io.Writer
+	clock          func() time.Time // of the roles; nil: time.Now
 }
 
 // load reads the configuration.

@@ -67,7 +67,7 @@ func (p *process) addNotifier(ctx context.Context, on servers, to push) error {
 		Provider:   provider,
 		Log:        p.log.With("role", "notifier"),
 		Registerer: p.registry,
-		Clock:      time.Now,
+		Clock:      p.clock,
 		Grace:      pushGrace(p.cfg.PushGrace),
 	})
 	if err != nil {

@@ -52,6 +52,7 @@ type process struct {
 	group    *service.Group
 	topics   contract.Topics
 	owner    string // names this process to operators, in tables and in Kafka
+	clock    func() time.Time
 	dbRole   string // that its connections assume; empty where the database user cannot. Set by openPool
 
 	closers []func()
@@ -80,7 +81,10 @@ func newProcess(cfg config.Config, term terminal) (*process, error) {
 	}
 	p := &process{
 		cfg: cfg, term: term, log: log, registry: telemetry.NewRegistry(version),
-		ready: new(service.Readiness), topics: contract.NewTopics(cfg.KafkaTopicPrefix), owner: processName(),
+		ready: new(service.Readiness), topics: contract.NewTopics(cfg.KafkaTopicPrefix), owner: processName(), clock: term.clock,
+	}
+	if p.clock == nil {
+		p.clock = time.Now
 	}
 	p.group = service.NewGroup(service.GroupConfig{
 		Log: log, Registerer: p.registry, Unready: p.ready.Stop, Delay: cfg.ShutdownDelay, StopWithin: stopWithin,

@@ -44,7 +44,7 @@ func (p *process) addProcessor(on servers) error {
 		SessionTimeout: p.cfg.KafkaSessionTimeout,
 		Log:            p.log.With("role", "processor"),
 		Registerer:     p.registry,
-		Clock:          time.Now,
+		Clock:          p.clock,
 	})
 	if err != nil {
 		return err

@@ -79,7 +79,7 @@ func (p *process) addEventTail(on servers) *bus.EventTail {
 
 // addRealtime returns the handler of GET /api/realtime.
 func (p *process) addRealtime(on servers, keys *identity.Keys, tail *bus.EventTail) (http.Handler, error) {
-	verifier, err := newVerifier(keys)
+	verifier, err := p.newVerifier(keys)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (p *process) addRealtime(on servers, keys *identity.Keys, tail *bus.EventTa
 		Events:     tail,
 		Log:        p.log.With("role", "realtime"),
 		Registerer: p.registry,
-		Clock:      time.Now,
+		Clock:      p.clock,
 		Origins:    allowed,
 		SameOrigin: p.cfg.Env != config.Production,
 	})
@@ -127,8 +127,8 @@ func runGateway(ctx context.Context, gateway *realtime.Gateway) error {
 	return drained
 }
 
-func newVerifier(keys *identity.Keys) (*identity.Verifier, error) {
-	return identity.NewVerifier(identity.VerifierConfig{Keys: keys, Issuer: tokenIssuer, Audience: tokenAudience, Clock: time.Now})
+func (p *process) newVerifier(keys *identity.Keys) (*identity.Verifier, error) {
+	return identity.NewVerifier(identity.VerifierConfig{Keys: keys, Issuer: tokenIssuer, Audience: tokenAudience, Clock: p.clock})
 }
 
 // addHTTP serves the public port and returns where this machine reaches it.
