@@ -2,6 +2,7 @@ package ingest_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -398,6 +399,56 @@ func TestPreferences(t *testing.T) {
 	_, err := w.pool.Exec(t.Context(), `UPDATE users SET status = $2 WHERE id = $1`, ben.id, int16(partner.UserDeleting))
 	must(t, err)
 	wantProblem(t, ben.call(http.MethodPut, path, map[string]any{}), 409, "account_deleting")
+}
+
+// The numbers are of one's own lists: what is deleted there is not counted, and what is
+// overdue is no answer.
+func TestStatistics(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ana, ben, cem := w.register("Ana"), w.register("Ben"), w.register("Cem")
+	const path = "/api/enhanced-partners/statistics"
+	shown := func(who user) string {
+		t.Helper()
+		got := who.get(path)
+		if got.status != http.StatusOK {
+			t.Fatalf("%d %s", got.status, got.raw)
+		}
+		delete(got.body, "current")
+		text, err := json.Marshal(got.body)
+		must(t, err)
+		return string(text)
+	}
+	const none = `{"partnerships":{"active":0,"longestDays":0,"restored":0,"total":0},"requests":{"medianSecondsToAccept":null,"received":{"accepted":0,"declined":0,"total":0},"sent":{"accepted":0,"declined":0,"total":0}}}`
+	if got := shown(ana); got != none {
+		t.Errorf("at first: %s", got)
+	}
+	for _, sql := range []string{
+		`INSERT INTO requests (id, sender, target, status, created_at, expires_at, resolved_at) VALUES
+			(gen_random_uuid(), $1, $2, 2, now() - interval '60 s', now(), now() - interval '50 s'),
+			(gen_random_uuid(), $2, $1, 2, now() - interval '60 s', now(), now() - interval '30 s'),
+			(gen_random_uuid(), $1, $3, 3, now() - interval '60 s', now(), now()),
+			(gen_random_uuid(), $3, $1, 1, now() - interval '9 days', now() - interval '2 days', NULL),
+			(gen_random_uuid(), $3, $2, 2, now() - interval '60 s', now(), now())`,
+		`WITH p AS (INSERT INTO partnerships (id, low, high, status, started_at, ended_at, restored_count, version)
+				SELECT gen_random_uuid(), LEAST(o, $1), GREATEST(o, $1), s, now() - b, now() - e, n, 1
+				FROM (VALUES ($2::uuid, 1, interval '49 hours', NULL::interval, 2), ($3::uuid, 3, interval '100 days', interval '90 days', 1),
+					($3::uuid, 3, interval '400 days', interval '200 days', 5)) AS v (o, s, b, e, n)
+				RETURNING id, status, ended_at)
+			INSERT INTO partnership_members (partnership_id, user_id, slot, active, deleted_at)
+			SELECT id, $1::uuid, 1, status = 1, CASE WHEN ended_at < now() - interval '150 days' THEN now() END FROM p`,
+	} {
+		_, err := w.pool.Exec(t.Context(), sql, ana.id, ben.id, cem.id)
+		must(t, err)
+	}
+	const want = `{"partnerships":{"active":1,"longestDays":10,"restored":3,"total":2},"requests":{"medianSecondsToAccept":20,"received":{"accepted":1,"declined":0,"total":2},"sent":{"accepted":1,"declined":1,"total":2}}}`
+	if got := shown(ana); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	current := ana.get(path).body["current"].([]any)
+	if len(current) != 1 || current[0].(map[string]any)["days"] != 2.0 {
+		t.Errorf("current: %v", current)
+	}
 }
 
 // syncBuffer is a log that is read while it is written.

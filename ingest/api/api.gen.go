@@ -871,6 +871,13 @@ type Current struct {
 	StartedAt *time.Time `json:"startedAt,omitempty"`
 }
 
+// CurrentStatistics defines model for CurrentStatistics.
+type CurrentStatistics struct {
+	Days          int                `json:"days"`
+	PartnershipId openapi_types.UUID `json:"partnershipId"`
+	StartedAt     time.Time          `json:"startedAt"`
+}
+
 // DeadLetter defines model for DeadLetter.
 type DeadLetter struct {
 	CreatedAt time.Time `json:"createdAt"`
@@ -1720,6 +1727,13 @@ type RequestList struct {
 	Requests   []PartnerRequest `json:"requests"`
 }
 
+// RequestStatistics defines model for RequestStatistics.
+type RequestStatistics struct {
+	Accepted int `json:"accepted"`
+	Declined int `json:"declined"`
+	Total    int `json:"total"`
+}
+
 // RequestStatus defines model for RequestStatus.
 type RequestStatus string
 
@@ -1828,6 +1842,26 @@ type Snapshot struct {
 
 	// Unread As in `GET /api/notifications`.
 	Unread int64 `json:"unread"`
+}
+
+// Statistics defines model for Statistics.
+type Statistics struct {
+	// Current The active ones, in the order of their slots.
+	Current      []CurrentStatistics `json:"current"`
+	Partnerships struct {
+		Active      int `json:"active"`
+		LongestDays int `json:"longestDays"`
+
+		// Restored How often one was restored.
+		Restored int `json:"restored"`
+		Total    int `json:"total"`
+	} `json:"partnerships"`
+	Requests struct {
+		// MedianSecondsToAccept Of accepted requests, sent and received; null when there is none.
+		MedianSecondsToAccept *float64          `json:"medianSecondsToAccept"`
+		Received              RequestStatistics `json:"received"`
+		Sent                  RequestStatistics `json:"sent"`
+	} `json:"requests"`
 }
 
 // ThemeEntries What a custom theme is made of; at most 20 entries of at most 40 characters.
@@ -2352,6 +2386,9 @@ type ServerInterface interface {
 	// GetSlots One's places for partnerships
 	// (GET /api/enhanced-partners/slots)
 	GetSlots(w http.ResponseWriter, r *http.Request)
+	// GetStatistics One's partnerships and requests in numbers
+	// (GET /api/enhanced-partners/statistics)
+	GetStatistics(w http.ResponseWriter, r *http.Request)
 	// ApiHealth That the service answers
 	// (GET /api/health)
 	ApiHealth(w http.ResponseWriter, r *http.Request)
@@ -4064,6 +4101,20 @@ func (siw *ServerInterfaceWrapper) GetSlots(w http.ResponseWriter, r *http.Reque
 	handler.ServeHTTP(w, r)
 }
 
+// GetStatistics operation middleware
+func (siw *ServerInterfaceWrapper) GetStatistics(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetStatistics(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ApiHealth operation middleware
 func (siw *ServerInterfaceWrapper) ApiHealth(w http.ResponseWriter, r *http.Request) {
 
@@ -5295,6 +5346,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/current", wrapper.GetCurrent).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/partners", wrapper.ListPartners).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/statistics", wrapper.GetStatistics).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/enhanced-partners/slots", wrapper.GetSlots).Methods(http.MethodGet)
 
@@ -8011,6 +8064,57 @@ type GetSlotsdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetSlotsdefaultApplicationProblemPlusJSONResponse) VisitGetSlotsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetStatisticsRequestObject struct {
+}
+
+type GetStatisticsResponseObject interface {
+	VisitGetStatisticsResponse(w http.ResponseWriter) error
+}
+
+type GetStatistics200JSONResponse Statistics
+
+func (response GetStatistics200JSONResponse) VisitGetStatisticsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetStatisticsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response GetStatisticsdefaultApplicationProblemPlusJSONResponse) VisitGetStatisticsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -10950,6 +11054,9 @@ type StrictServerInterface interface {
 	// GetSlots One's places for partnerships
 	// (GET /api/enhanced-partners/slots)
 	GetSlots(ctx context.Context, request GetSlotsRequestObject) (GetSlotsResponseObject, error)
+	// GetStatistics One's partnerships and requests in numbers
+	// (GET /api/enhanced-partners/statistics)
+	GetStatistics(ctx context.Context, request GetStatisticsRequestObject) (GetStatisticsResponseObject, error)
 	// ApiHealth That the service answers
 	// (GET /api/health)
 	ApiHealth(ctx context.Context, request ApiHealthRequestObject) (ApiHealthResponseObject, error)
@@ -12230,6 +12337,30 @@ func (sh *strictHandler) GetSlots(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetSlotsResponseObject); ok {
 		if err := validResponse.VisitGetSlotsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetStatistics operation middleware
+func (sh *strictHandler) GetStatistics(w http.ResponseWriter, r *http.Request) {
+	var request GetStatisticsRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetStatistics(ctx, request.(GetStatisticsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetStatistics")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetStatisticsResponseObject); ok {
+		if err := validResponse.VisitGetStatisticsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -212,6 +212,7 @@ func (a *contractOf) reads(t *testing.T) {
 		"/api/enhanced-partners/current":                `{"partner":"null","seq":"int"}`,
 		"/api/enhanced-partners/partners":               `{"partners":[],"seq":"int"}`,
 		"/api/enhanced-partners/slots":                  `{"total":"=1","occupied":"=0","vacant":"=1","slots":[{"slot":"=1","status":"=vacant"}]}`,
+		"/api/enhanced-partners/statistics":             `{"partnerships":{"total":"=0"},"current":[],"requests":{"sent":{"total":"int"},"received":{"total":"int"},"medianSecondsToAccept":"null"}}`,
 		"/api/enhanced-partners/history":                `{"history":[],"nextCursor":"null"}`,
 		"/api/enhanced-partners/restorable":             `{"restorable":[],"nextCursor":"null"}`,
 		"/api/notifications":                            eventsShape,
