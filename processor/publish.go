@@ -147,7 +147,7 @@ func (w *world) publish(b *batch, it *item) error {
 			state = c
 		}
 		topic = toCouples
-	case partner.TimerRequest, partner.TimerArchive, partner.TimerBreakup:
+	case partner.TimerRequest, partner.TimerArchive, partner.TimerBreakup, partner.TimerAllowance:
 		return fmt.Errorf("timer of kind %d publishes nothing", it.timer.Kind)
 	}
 	w.changes.publications = append(w.changes.publications, it.timer.Timer)
