@@ -37,6 +37,10 @@ func (s *Server) ExportAccount(ctx context.Context, _ api.ExportAccountRequestOb
 	if err != nil {
 		return nil, fmt.Errorf("export account %s: %w", caller.UserID, err)
 	}
+	// Taken down before it is handed over: an export that nobody finds later is given to nobody.
+	if _, err := s.record(ctx, deed{actor: caller.UserID, action: "account.export", severity: partner.SeverityNotice}, nothing); err != nil {
+		return nil, fmt.Errorf("export account %s: %w", caller.UserID, err)
+	}
 	name := fmt.Sprintf(`attachment; filename="bondmate-%s.json"`, file.ExportedAt.Format(time.DateOnly))
 	return api.ExportAccount200JSONResponse{Body: file, Headers: api.ExportAccount200ResponseHeaders{ContentDisposition: &name}}, nil
 }

@@ -122,11 +122,10 @@ WHERE m.partnership_id = $1 AND m.user_id = $2 AND p.id = m.partnership_id AND p
 // alone, so it needs no command.
 func (s *Server) DeleteHistory(ctx context.Context, req api.DeleteHistoryRequestObject) (api.DeleteHistoryResponseObject, error) {
 	user := exchangeOf(ctx).caller.UserID
-	var found bool
-	err := s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		tag, err := conn.Exec(ctx, deleteOwnCopy, req.PartnershipId, user, s.clock().UTC())
-		found = tag.RowsAffected() > 0
-		return err
+	copied := deed{actor: user, action: "history.delete", severity: partner.SeverityNotice, subject: req.PartnershipId}
+	found, err := s.record(ctx, copied, func(ctx context.Context, tx pgx.Tx, _ *deed) (bool, error) {
+		tag, err := tx.Exec(ctx, deleteOwnCopy, req.PartnershipId, user, s.clock().UTC())
+		return tag.RowsAffected() > 0, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("delete history %s of %s: %w", req.PartnershipId, user, err)

@@ -41,11 +41,10 @@ func (s *Server) Report(ctx context.Context, req api.ReportRequestObject) (api.R
 		return nil, rejectedAs(string(partner.CodeSelfRequest))
 	}
 	receipt := api.Report201JSONResponse{Id: uuid.New(), CreatedAt: s.clock().UTC().Truncate(time.Microsecond)}
-	var found bool
-	err = s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		tag, err := conn.Exec(ctx, insertReport, receipt.Id, reporter, target, reason, detail, receipt.CreatedAt)
-		found = tag.RowsAffected() > 0
-		return err
+	filed := deed{actor: reporter, target: target, action: "report.file", severity: partner.SeverityNotice, subject: receipt.Id}
+	found, err := s.record(ctx, filed, func(ctx context.Context, tx pgx.Tx, _ *deed) (bool, error) {
+		tag, err := tx.Exec(ctx, insertReport, receipt.Id, reporter, target, reason, detail, receipt.CreatedAt)
+		return tag.RowsAffected() > 0, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("report of %s by %s: %w", target, reporter, err)

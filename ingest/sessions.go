@@ -8,6 +8,7 @@ import (
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/api"
 	"github.com/bondmate/backend/pkg/identity"
+	"github.com/bondmate/backend/pkg/partner"
 )
 
 // accountTimeout bounds a call into accounts, the wait for a pooled connection included:
@@ -43,6 +44,10 @@ func (s *Server) Login(ctx context.Context, req api.LoginRequestObject) (api.Log
 		Email: req.Body.Email, Password: req.Body.Password, Device: deviceOf(req.Body.Device),
 	})
 	if err != nil {
+		return nil, err
+	}
+	in := deed{actor: result.User.ID, action: "auth.login", severity: partner.SeverityInfo, subject: result.SessionID}
+	if _, err := s.record(ctx, in, nothing); err != nil {
 		return nil, err
 	}
 	return api.Login200JSONResponse(loginOf(result)), nil

@@ -682,7 +682,21 @@ func testReportsAndActivity(t *testing.T, w *town) {
 	if got := next.list("activity"); len(got) != 1 || got[0]["action"] != "partnership.remove" || got[0]["targetUserId"] != ben.id.String() {
 		t.Errorf("%s", next)
 	}
-	if all := ben.get("/api/activity"); strings.Contains(string(all.raw), "partnership.remove") || len(all.list("activity")) != 1 {
+	ana.call("DELETE", partners+"/history/"+ana.partnershipID, nil).want(204)
+	ana.get("/api/account/export").want(200)
+	again := ana.call("POST", "/api/auth/login", map[string]any{"email": ana.email, "password": secret}).want(200)
+	if again.text("accessToken") == "" {
+		t.Errorf("%s", again)
+	}
+	var done []string
+	for _, a := range ana.get("/api/activity").list("activity")[:3] {
+		done = append(done, fmt.Sprint(a["action"]))
+	}
+	same(t, "what is no command", "auth.login account.export history.delete", strings.Join(done, " "))
+	if all := ana.get("/api/activity"); strings.Count(string(all.raw), "report.file") != 1 {
+		t.Errorf("the report that was filed, and only that: %s", all)
+	}
+	if all := ben.get("/api/activity"); strings.Contains(string(all.raw), "partnership.remove") || strings.Contains(string(all.raw), "report.file") || len(all.list("activity")) != 1 {
 		t.Errorf("what Ana did is not Ben's: %s", all)
 	}
 	if all := ana.get("/api/activity"); strings.Contains(string(all.raw), "127.0.0.1") {
