@@ -11,6 +11,7 @@ import (
 	openapitypes "github.com/oapi-codegen/runtime/types"
 
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/ingest/journal"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/partner"
 )
@@ -38,7 +39,7 @@ func (s *Server) ExportAccount(ctx context.Context, _ api.ExportAccountRequestOb
 		return nil, fmt.Errorf("export account %s: %w", caller.UserID, err)
 	}
 	// Taken down before it is handed over: an export that nobody finds later is given to nobody.
-	if _, err := s.record(ctx, deed{actor: caller.UserID, action: "account.export", severity: partner.SeverityNotice}, nothing); err != nil {
+	if _, err := s.record(ctx, journal.Entry{Actor: caller.UserID, Action: "account.export", Severity: partner.SeverityNotice}, nothing); err != nil {
 		return nil, fmt.Errorf("export account %s: %w", caller.UserID, err)
 	}
 	name := fmt.Sprintf(`attachment; filename="bondmate-%s.json"`, file.ExportedAt.Format(time.DateOnly))

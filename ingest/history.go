@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/ingest/journal"
 	"github.com/bondmate/backend/pkg/partner"
 )
 
@@ -122,8 +123,8 @@ WHERE m.partnership_id = $1 AND m.user_id = $2 AND p.id = m.partnership_id AND p
 // alone, so it needs no command.
 func (s *Server) DeleteHistory(ctx context.Context, req api.DeleteHistoryRequestObject) (api.DeleteHistoryResponseObject, error) {
 	user := exchangeOf(ctx).caller.UserID
-	copied := deed{actor: user, action: "history.delete", severity: partner.SeverityNotice, subject: req.PartnershipId}
-	found, err := s.record(ctx, copied, func(ctx context.Context, tx pgx.Tx, _ *deed) (bool, error) {
+	copied := journal.Entry{Actor: user, Action: "history.delete", Severity: partner.SeverityNotice, Subject: req.PartnershipId}
+	found, err := s.record(ctx, copied, func(ctx context.Context, tx pgx.Tx) (bool, error) {
 		tag, err := tx.Exec(ctx, deleteOwnCopy, req.PartnershipId, user, s.clock().UTC())
 		return tag.RowsAffected() > 0, err
 	})

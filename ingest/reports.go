@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/ingest/journal"
 	"github.com/bondmate/backend/pkg/partner"
 )
 
@@ -41,8 +42,8 @@ func (s *Server) Report(ctx context.Context, req api.ReportRequestObject) (api.R
 		return nil, rejectedAs(string(partner.CodeSelfRequest))
 	}
 	receipt := api.Report201JSONResponse{Id: uuid.New(), CreatedAt: s.clock().UTC().Truncate(time.Microsecond)}
-	filed := deed{actor: reporter, target: target, action: "report.file", severity: partner.SeverityNotice, subject: receipt.Id}
-	found, err := s.record(ctx, filed, func(ctx context.Context, tx pgx.Tx, _ *deed) (bool, error) {
+	filed := journal.Entry{Actor: reporter, Target: target, Action: "report.file", Severity: partner.SeverityNotice, Subject: receipt.Id}
+	found, err := s.record(ctx, filed, func(ctx context.Context, tx pgx.Tx) (bool, error) {
 		tag, err := tx.Exec(ctx, insertReport, receipt.Id, reporter, target, reason, detail, receipt.CreatedAt)
 		return tag.RowsAffected() > 0, err
 	})

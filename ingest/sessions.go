@@ -7,6 +7,7 @@ import (
 
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/ingest/journal"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/partner"
 )
@@ -46,7 +47,7 @@ func (s *Server) Login(ctx context.Context, req api.LoginRequestObject) (api.Log
 	if err != nil {
 		return nil, err
 	}
-	in := deed{actor: result.User.ID, action: "auth.login", severity: partner.SeverityInfo, subject: result.SessionID}
+	in := journal.Entry{Actor: result.User.ID, Action: "auth.login", Severity: partner.SeverityInfo, Subject: result.SessionID}
 	if _, err := s.record(ctx, in, nothing); err != nil {
 		return nil, err
 	}

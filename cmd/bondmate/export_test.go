@@ -170,7 +170,7 @@ func TestExportRefuses(t *testing.T) {
 		"no time at its end":   {[]string{"--from", "2026-03-01", "--to", "01.02.2026"}, "invalid_time"},
 		"nothing between":      {[]string{"--from", "2026-03-01", "--to", "2026-03-01"}, "empty_span"},
 		"the wrong way":        {[]string{"--from", "2026-03-02", "--to", "2026-03-01"}, "empty_span"},
-		"the future":           {[]string{"--from", "2026-03-02", "--to", time.Now().Add(-50 * time.Second).Format(time.RFC3339)}, "not_settled"},
+		"the future":           {[]string{"--from", "2026-03-02", "--to", time.Now().Add(time.Hour).Format(time.RFC3339)}, "not_settled"},
 		"no such type":         {[]string{"--from", "2026-03-02", "--type", "partnership.began"}, "unknown_type"},
 		"a file that is there": {[]string{"--from", "2026-03-02", "--output", there}, "output_exists"},
 		"no such folder":       {[]string{"--from", "2026-03-02", "--output", there + "/x"}, "output_unwritable"},
@@ -185,6 +185,21 @@ func TestExportRefuses(t *testing.T) {
 	}
 	if kept, err := os.ReadFile(there); err != nil || string(kept) != "kept" {
 		t.Errorf("the file that was there holds %q, %v", kept, err)
+	}
+}
+
+// Events of the last minute may still come, so a span ends before it.
+func TestExportSpanIsSettled(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	for ago, settled := range map[time.Duration]bool{59 * time.Second: false, time.Minute: true, time.Hour: true} {
+		_, err := exportTerms{from: "2026-03-01", to: now.Add(-ago).Format(time.RFC3339)}.span(now)
+		if settled && err != nil || !settled && fault.CodeOf(err) != "not_settled" {
+			t.Errorf("until %s ago: %v", ago, err)
+		}
+	}
+	if s, err := (exportTerms{from: "2026-03-01"}).span(now); err != nil || !s.to.Equal(now.Add(-time.Minute)) {
+		t.Errorf("until %s by default, %v", s.to, err)
 	}
 }
 

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/bondmate/backend/ingest/journal"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/partner"
 	"github.com/bondmate/backend/pkg/postgres"
@@ -27,44 +26,19 @@ type entry struct {
 	metadata map[string]string // no free text: what is written about people has a place of its own
 }
 
-// executor is a pool or a transaction.
-type executor interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+// line is the entry as the journal has it.
+func (e entry) line() journal.Entry {
+	return journal.Entry{
+		Actor: e.actor.UserID, Target: e.target, Subject: e.subject, Action: e.action, Severity: e.severity, Code: e.code,
+		Address: e.actor.Address, Device: e.actor.Device, Metadata: e.metadata,
+	}
 }
 
-const insertActivitySQL = `
-INSERT INTO activity_log (at, actor, target, action, severity, code, subject, address, device, metadata)
-VALUES ($1, $2, NULLIF($3, '00000000-0000-0000-0000-000000000000'::uuid), $4, $5, NULLIF($6, ''),
-        NULLIF($7, '00000000-0000-0000-0000-000000000000'::uuid), NULLIF($8, ''), NULLIF($9, ''), $10)`
-
-// note writes a line.
-func (s *Service) note(ctx context.Context, to executor, e entry) error {
-	_, err := to.Exec(ctx, insertActivitySQL, s.now(), e.actor.UserID, e.target, e.action, int16(e.severity), e.code,
-		e.subject, e.actor.Address, e.actor.Device, e.metadata)
-	if err != nil {
-		return fmt.Errorf("take down %s: %w", e.action, err)
-	}
-	return nil
+func (s *Service) note(ctx context.Context, to journal.Executor, e entry) error {
+	return journal.Write(ctx, to, s.now(), e.line())
 }
 
-// say puts a line that is in the table into the log as well, where operators' tools look.
-// Addresses stay in the table.
-func (s *Service) say(ctx context.Context, e entry) {
-	level := slog.LevelInfo
-	if e.severity >= partner.SeverityWarning {
-		level = slog.LevelWarn
-	}
-	attrs := []slog.Attr{slog.String("action", e.action), slog.String("actor", e.actor.UserID.String())}
-	for name, id := range map[string]uuid.UUID{"target": e.target, "subject": e.subject} {
-		if id != uuid.Nil {
-			attrs = append(attrs, slog.String(name, id.String()))
-		}
-	}
-	if e.code != "" {
-		attrs = append(attrs, slog.String("code", e.code))
-	}
-	s.cfg.Log.LogAttrs(ctx, level, "activity", attrs...)
-}
+func (s *Service) say(ctx context.Context, e entry) { journal.Say(ctx, s.cfg.Log, e.line()) }
 
 // act does something in one transaction with its line in the activity log. do may run
 // twice; it completes the line. An attempt that is refused leaves a line with the code,
