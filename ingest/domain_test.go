@@ -133,6 +133,9 @@ func TestRefusedBeforeTheyAreWritten(t *testing.T) {
 		"time zone":               {"PATCH", profile, map[string]any{"timezone": "Europe/Nowhere"}, []string{"/timezone wrong_format"}},
 		"the machine's time zone": {"PATCH", profile, map[string]any{"timezone": "Local"}, []string{"/timezone wrong_format"}},
 		"time zone as a path":     {"PATCH", profile, map[string]any{"timezone": "../../etc/passwd"}, []string{"/timezone wrong_format"}},
+		"the machine's zone file": {"PATCH", profile, map[string]any{"timezone": "localtime"}, []string{"/timezone wrong_format"}},
+		"the machine's rules":     {"PATCH", profile, map[string]any{"timezone": "posix/Europe/Vienna"}, []string{"/timezone wrong_format"}},
+		"a number past int64":     {"POST", "/api/notifications/read", `{"seq":9223372036854775808}`, []string{"/seq wrong_type"}},
 		"locale":                  {"PATCH", profile, map[string]any{"locale": "not a tag"}, []string{"/locale wrong_format"}},
 		"preview":                 {"PATCH", profile, map[string]any{"privacy": map[string]any{"preview": "all"}}, []string{"/privacy/preview not_allowed"}},
 		"code of one's choice":    {"PATCH", profile, map[string]any{"partnerCode": "0000000000"}, []string{"/partnerCode unknown_field"}},
@@ -355,6 +358,7 @@ func TestPreferences(t *testing.T) {
 	put := func(body any) answer { t.Helper(); return ana.call(http.MethodPut, path, body) }
 	for _, step := range []struct{ body, want string }{
 		{`{}`, defaults},
+		{``, defaults},
 		{`{"categories":{"partnership":false}}`, `{"categories":{"partnership":false,"requests":true},"preview":"discreet","quietHours":{"enabled":false,"from":"22:00","to":"07:00"}}`},
 		{`{"quietHours":{"enabled":true,"to":"06:30"},"preview":"full"}`, `{"categories":{"partnership":false,"requests":true},"preview":"full","quietHours":{"enabled":true,"from":"22:00","to":"06:30"}}`},
 		{`{"categories":{"requests":false}}`, `{"categories":{"partnership":false,"requests":false},"preview":"full","quietHours":{"enabled":true,"from":"22:00","to":"06:30"}}`},

@@ -23,6 +23,7 @@ package ingest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -230,6 +231,11 @@ func (s *Server) writeBindError(w http.ResponseWriter, r *http.Request, err erro
 	f := fault.Wrap(err, fault.Invalid, "invalid_request", "A value has the wrong form.")
 	if malformed, ok := errors.AsType[*api.InvalidParamFormatError](err); ok {
 		f.Fields = fields{{Pointer: malformed.ParamName, Code: "wrong_format", Detail: "The value has the wrong format."}}
+	}
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		f.Fields = fields{{
+			Pointer: jsonPointer(strings.Split(wrong.Field, ".")), Code: "wrong_type", Detail: "The value has the wrong type.",
+		}}
 	}
 	s.writeProblem(w, r, f)
 }

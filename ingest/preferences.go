@@ -127,6 +127,10 @@ ON CONFLICT (user_id) DO UPDATE SET
 // concerns nobody else, and nothing has to come before or after it.
 func (s *Server) PutPreferences(ctx context.Context, req api.PutPreferencesRequestObject) (api.PutPreferencesResponseObject, error) {
 	user := exchangeOf(ctx).caller.UserID
+	var body api.PreferencesUpdate
+	if req.Body != nil {
+		body = *req.Body
+	}
 	var p preferences
 	err := s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
@@ -136,7 +140,7 @@ func (s *Server) PutPreferences(ctx context.Context, req api.PutPreferencesReque
 			if p, err = loadPreferences(ctx, tx, user); err != nil {
 				return err
 			}
-			if p, err = p.patched(*req.Body); err != nil {
+			if p, err = p.patched(body); err != nil {
 				return err
 			}
 			tag, err := tx.Exec(ctx, updatePreview, user, p.preview, int16(partner.UserDeleting))

@@ -100,8 +100,7 @@ func patchOf(body api.ProfileUpdate) (partner.ProfilePatch, error) {
 		}
 	}
 	if body.Timezone != nil {
-		// "Local" is this machine's, and the empty name UTC under another one.
-		if _, err := time.LoadLocation(*body.Timezone); err != nil || *body.Timezone == "Local" {
+		if !isTimeZone(*body.Timezone) {
 			return patch, invalid("/timezone", "wrong_format", "It is not a name of the IANA time zone database.")
 		}
 		patch.Timezone = body.Timezone
@@ -122,6 +121,18 @@ func patchOf(body api.ProfileUpdate) (partner.ProfilePatch, error) {
 		}
 	}
 	return patch, nil
+}
+
+// isTimeZone reports whether a name is in the IANA database, whose names begin with a capital.
+// A machine's directory of zones has more: localtime, posixrules, posix/… and right/… are the
+// machine's own, and another one would read the profile otherwise or not at all. "Local" is
+// Go's name for the first of these.
+func isTimeZone(name string) bool {
+	if name == "" || name[0] < 'A' || name[0] > 'Z' || name == "Local" {
+		return false
+	}
+	_, err := time.LoadLocation(name)
+	return err == nil
 }
 
 // themeEntries returns the entries sanitised. Their names are for programs: letters,

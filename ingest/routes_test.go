@@ -1,6 +1,8 @@
 package ingest_test
 
 import (
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -391,5 +393,35 @@ func TestValidation(t *testing.T) {
 	}
 	if got := w.queue.count(); got != before {
 		t.Errorf("%d commands were written", got-before)
+	}
+}
+
+// A body that is sent in chunks says nothing of its length beforehand.
+func TestChunkedBodiesAreHeldToTheLimit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.queue.set(func(q *queue) { q.paused = true })
+	ana := w.register("Ana")
+	for name, c := range map[string]struct {
+		method, path string
+		size, want   int
+	}{
+		"read, too large":   {"POST", "/api/enhanced-partners/request", 64<<10 + 1, 413},
+		"unread, too large": {"DELETE", "/api/nicknames/" + ana.id.String(), 64<<10 + 1, 413},
+		"unread":            {"DELETE", "/api/nicknames/" + ana.id.String(), 64 << 10, 202},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := struct{ io.Reader }{strings.NewReader(strings.Repeat(" ", c.size))} // hides the length
+			req, err := http.NewRequestWithContext(t.Context(), c.method, w.url+c.path, body)
+			must(t, err)
+			req.Header.Set("Authorization", "Bearer "+ana.token)
+			req.Header.Set("Content-Type", "application/json")
+			res, err := http.DefaultClient.Do(req)
+			must(t, err)
+			defer func() { _ = res.Body.Close() }()
+			if res.StatusCode != c.want {
+				t.Errorf("status %d, want %d", res.StatusCode, c.want)
+			}
+		})
 	}
 }

@@ -63,8 +63,8 @@ func (op *operation) validate(w http.ResponseWriter, r *http.Request) (*http.Req
 		} else {
 			r.Body = http.NoBody
 		}
-	} else if r.ContentLength > maxBody {
-		return r, tooLarge()
+	} else if err := refuseLarge(w, r); err != nil {
+		return r, err
 	}
 	if len(found) > 0 {
 		f := fault.New(fault.Invalid, "invalid_request", "The request does not match the API's document; see errors.")
@@ -120,6 +120,25 @@ func (op *operation) readBody(w http.ResponseWriter, r *http.Request) (*parsedBo
 		return nil, invalid("", "malformed", "There is something after the JSON value.")
 	}
 	return &parsedBody{Reader: bytes.NewReader(data), value: value}, nil
+}
+
+// refuseLarge holds a body that nothing reads to the limit, too; one that does not say how
+// long it is has to be read for that.
+func refuseLarge(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength > maxBody {
+		return tooLarge()
+	}
+	if r.ContentLength >= 0 {
+		return nil
+	}
+	_, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLarge()
+	}
+	if err != nil {
+		return fault.Wrap(err, fault.Invalid, "invalid_request", "The body could not be read.")
+	}
+	return nil
 }
 
 func tooLarge() error {

@@ -156,7 +156,7 @@ func TestOperatorsSettleWhatIsParked(t *testing.T) {
 		if dry.text("outcome") != "done" || !strings.Contains(string(dry.raw), `"what":"request `+partner.RequestIDOf(uuid.MustParse(behind)).String()+`"`) {
 			t.Errorf("a dry drop: %s", dry)
 		}
-		if got := boss.call("POST", path+"/retry", map[string]any{}).want(200); got.text("outcome") != "stopped" || got.text("requestedBy") != "user:"+boss.id.String() {
+		if got := boss.call("POST", path+"/retry", nil).want(200); got.text("outcome") != "stopped" || got.text("requestedBy") != "user:"+boss.id.String() {
 			t.Errorf("a retry: %s", got)
 		}
 		if strings.Contains(seen, secretText) {
@@ -175,6 +175,7 @@ func TestOperatorsSettleWhatIsParked(t *testing.T) {
 		}
 		boss.get(path).want(404)
 		boss.call("POST", path+"/retry", map[string]any{}).want(404)
+		boss.call("POST", path+"/drop", nil).want(404)
 		ana.get("/api/ops/parked").want(403)
 	})
 }
@@ -225,7 +226,7 @@ func TestOperatorsReplayDeadLetters(t *testing.T) {
 		t.Errorf("the replayed command is %s, want applied", got)
 	}
 	// Again, over HTTP: it takes effect once.
-	boss.call("POST", "/api/ops/dead-letters/"+ids["misplaced"]+"/replay", map[string]any{}).want(200)
+	boss.call("POST", "/api/ops/dead-letters/"+ids["misplaced"]+"/replay", nil).want(200)
 	w.says(t, []string{"dead-letters", "show", place["misplaced"]}, "replayed", "user:"+boss.id.String())
 	// Forced, it is a dead letter once more.
 	boss.call("POST", "/api/ops/dead-letters/"+ids["broken"]+"/replay", map[string]any{"force": true}).want(200)

@@ -60,7 +60,11 @@ func (d *Desk) ReadParkedPayload(ctx context.Context, req api.ReadParkedPayloadR
 
 // RetryParked implements POST /api/ops/parked/{id}/retry.
 func (d *Desk) RetryParked(ctx context.Context, req api.RetryParkedRequestObject) (api.RetryParkedResponseObject, error) {
-	done, err := d.order(ctx, req.Id, ordered{action: poison.Retry, dryRun: req.Body.DryRun, wait: req.Body.WaitSeconds})
+	var body api.ParkedRetry
+	if req.Body != nil {
+		body = *req.Body
+	}
+	done, err := d.order(ctx, req.Id, ordered{action: poison.Retry, dryRun: body.DryRun, wait: body.WaitSeconds})
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +73,12 @@ func (d *Desk) RetryParked(ctx context.Context, req api.RetryParkedRequestObject
 
 // DropParked implements POST /api/ops/parked/{id}/drop.
 func (d *Desk) DropParked(ctx context.Context, req api.DropParkedRequestObject) (api.DropParkedResponseObject, error) {
+	var body api.ParkedDrop
+	if req.Body != nil {
+		body = *req.Body
+	}
 	done, err := d.order(ctx, req.Id, ordered{
-		action: poison.Drop, alone: req.Body.WholePair == nil || !*req.Body.WholePair, dryRun: req.Body.DryRun, wait: req.Body.WaitSeconds,
+		action: poison.Drop, alone: body.WholePair == nil || !*body.WholePair, dryRun: body.DryRun, wait: body.WaitSeconds,
 	})
 	if err != nil {
 		return nil, err
@@ -152,7 +160,8 @@ func (d *Desk) ReadDeadLetterPayload(ctx context.Context, req api.ReadDeadLetter
 
 // ReplayDeadLetter implements POST /api/ops/dead-letters/{id}/replay.
 func (d *Desk) ReplayDeadLetter(ctx context.Context, req api.ReplayDeadLetterRequestObject) (api.ReplayDeadLetterResponseObject, error) {
-	partition, err := d.service.Replay(ctx, actorOf(ctx), ReplayOrder{Letter: req.Id, Force: req.Body.Force != nil && *req.Body.Force}, d.replayer)
+	force := req.Body != nil && req.Body.Force != nil && *req.Body.Force
+	partition, err := d.service.Replay(ctx, actorOf(ctx), ReplayOrder{Letter: req.Id, Force: force}, d.replayer)
 	if err != nil {
 		return nil, err
 	}
