@@ -61,3 +61,25 @@ func TestFront(t *testing.T) {
 		t.Errorf("the activity log has the address %s", address)
 	}
 }
+
+func TestOldApps(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *ingest.Config) { c.MinAppVersion = edge.Version{2, 4} })
+	ana := w.register("Ana")
+	for _, tt := range []struct {
+		path, version string
+		status        int
+	}{
+		{"/api/profile", "2.3.9", 426}, {"/api/profile", "1", 426}, {"/api/nothing", "2.3", 426},
+		{"/api/profile", "2.4.0", 200}, {"/api/profile", "2.10", 200}, {"/api/profile", "", 200}, {"/api/profile", "my own", 200},
+		{"/api/health", "1.0", 200}, {"/ready", "1.0", 200},
+	} {
+		got, _ := w.try("GET", tt.path, ana.token, []string{"X-App-Version", tt.version}, nil)
+		if got.status != tt.status || tt.status == 426 && got.code() != "upgrade_required" {
+			t.Errorf("%s to version %q: %d %s", tt.path, tt.version, got.status, got.raw)
+		}
+	}
+	if got := w.do("POST", "/api/auth/login", "", []string{"X-App-Version", "2.3.9"}, map[string]any{"email": "a@b.example", "password": "-"}); got.code() != "upgrade_required" {
+		t.Errorf("login: %d %s", got.status, got.raw)
+	}
+}

@@ -87,6 +87,8 @@ type Config struct {
 	// Edge is what stands before the handlers; default one that trusts no proxy and admits no
 	// other origin.
 	Edge *edge.Edge
+	// MinAppVersion is the oldest app that is served; the zero Version serves all.
+	MinAppVersion edge.Version
 	// Ready says whether the process should get traffic; nil: as soon as Events is ready.
 	Ready func() bool
 	// Redis checks Redis for /health/detailed; nil: it is not used.

@@ -3,6 +3,9 @@ package ingest
 import (
 	"net/http"
 	"strings"
+
+	"github.com/bondmate/backend/pkg/edge"
+	"github.com/bondmate/backend/pkg/fault"
 )
 
 // realtimePath is where sockets open. Its operation is documented with the others and
@@ -16,6 +19,8 @@ func (s *Server) mounted(cfg Config, router http.Handler) http.Handler {
 		exchangeOf(r.Context()).request = r // with the client that the edge has found
 		path := r.URL.Path
 		switch {
+		case outdated(r, cfg.MinAppVersion):
+			s.writeProblem(w, r, fault.New(fault.Invalid, "upgrade_required", "This version of the app is no longer served: please update it."))
 		case cfg.Realtime != nil && path == realtimePath:
 			exchangeOf(r.Context()).route = realtimePath
 			cfg.Realtime.ServeHTTP(w, r)
@@ -32,6 +37,17 @@ func (s *Server) mounted(cfg Config, router http.Handler) http.Handler {
 			router.ServeHTTP(w, r)
 		}
 	})
+}
+
+// outdated reports whether an app says that it is older than what is served. One that says
+// nothing, or nothing that can be read, is served: it could be any client. Health is for all.
+func outdated(r *http.Request, least edge.Version) bool {
+	said := r.Header.Get("X-App-Version")
+	if said == "" || least.IsZero() || !strings.HasPrefix(r.URL.Path, "/api/") || r.URL.Path == "/api/health" {
+		return false
+	}
+	version, err := edge.ParseVersion(said)
+	return err == nil && version.Compare(least) < 0
 }
 
 func (s *Server) refusePlainly(w http.ResponseWriter, r *http.Request, status int) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/bondmate/backend/ingest/demo"
 	"github.com/bondmate/backend/pkg/bus"
 	"github.com/bondmate/backend/pkg/config"
+	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/service"
 )
@@ -76,6 +78,12 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 		// Two: the broker works on one write while the next one gathers.
 		InFlight: 2, WriteTimeout: p.cfg.IngestDeadline, Registerer: p.registry,
 	})
+	var least edge.Version
+	if p.cfg.MinAppVersion != "" {
+		if least, err = edge.ParseVersion(p.cfg.MinAppVersion); err != nil {
+			return nil, fmt.Errorf("MIN_APP_VERSION: %w", err)
+		}
+	}
 	front, err := p.newEdge()
 	if err != nil {
 		return nil, err
@@ -85,7 +93,7 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 		Topics: p.topics, Partitions: p.cfg.KafkaPartitions,
 		Accounts: people, Admin: administration, Verifier: verifier, Keys: keys,
 		Log: log, Registerer: p.registry, Clock: p.clock,
-		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Edge: front,
+		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Edge: front, MinAppVersion: least,
 		Realtime: with.realtime,
 	}
 	if p.cfg.Env != config.Production {

@@ -64,6 +64,9 @@ func (c Config) check() []*Fault {
 	}
 	check.within("KAFKA_PORT", c.KafkaPort, 0, 65535)
 	check.origins(c.CORSOrigins, c.Env)
+	if _, err := edge.ParseVersion(c.MinAppVersion); c.MinAppVersion != "" && err != nil {
+		check.fault("MIN_APP_VERSION", "%v", err)
+	}
 	proxies, err := edge.ParseProxies(c.Proxies)
 	switch {
 	case err != nil:

@@ -30,6 +30,7 @@ type Config struct {
 	DataDir       string        `env:"DATA_DIR" envDefault:".bondmate" about:"state of the embedded servers and generated keys"`
 	CORSOrigins   []string      `env:"CORS_ORIGIN" about:"comma list of the web origins that may call the API and open WebSockets; https://*.example.com stands for its subdomains"`
 	Proxies       []string      `env:"TRUSTED_PROXIES" about:"comma list of the addresses or networks of the proxies before this server, or how many they are; only they tell who a client is"`
+	MinAppVersion string        `env:"MIN_APP_VERSION" about:"apps that send an older X-App-Version get 426; unset: none is too old"`
 	HTTPSRedirect Switch        `env:"HTTPS_REDIRECT" envDefault:"off" about:"on: send plain requests to HTTPS, as trusted proxies tell them apart"`
 	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" about:"how long a stopping process goes on serving after it reports unready; 5s behind a load balancer"`
 

@@ -142,6 +142,30 @@ func TestClient(t *testing.T) {
 	}
 }
 
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]edge.Version{
+		"2": {2}, "2.4": {2, 4}, "2.4.1": {2, 4, 1}, "02.4.10": {2, 4, 10}, "2.4.1.512": {2, 4, 1}, "2.4.1-beta.2": {2, 4, 1}, "2.4.1+512": {2, 4, 1}, "2.4.1 (512)": {2, 4, 1},
+	} {
+		if got, err := edge.ParseVersion(s); err != nil || got != want {
+			t.Errorf("%q: got %v, %v", s, got, err)
+		}
+	}
+	for _, bad := range []string{"", "v2", "2..1", "2.x", "-1", "2.4.99999999999", "latest"} {
+		if got, err := edge.ParseVersion(bad); err == nil {
+			t.Errorf("%q was read as %v", bad, got)
+		}
+	}
+	for _, tt := range []struct {
+		a, b edge.Version
+		want int
+	}{{edge.Version{2, 10}, edge.Version{2, 9, 9}, 1}, {edge.Version{2}, edge.Version{2, 0, 1}, -1}, {edge.Version{2, 4, 1}, edge.Version{2, 4, 1}, 0}} {
+		if got := tt.a.Compare(tt.b); got != tt.want {
+			t.Errorf("%v and %v: got %d", tt.a, tt.b, got)
+		}
+	}
+}
+
 func FuzzClient(f *testing.F) {
 	f.Add("1.2.3.4, 5.6.7.8", "https")
 	f.Add("[::1]:80,,%", "")
