@@ -203,8 +203,8 @@ func (w *world) step(s step, commandID uuid.UUID) error {
 		return w.followUp(s.Pick)
 	case "status":
 		u := w.accounts[a]
-		if w.past.deleted[a] {
-			return nil
+		if w.past.deleted[a] || u.Status == partner.UserDeleting {
+			return nil // nobody comes back from it
 		}
 		u.Status = []partner.UserStatus{
 			partner.UserActive, partner.UserActive, partner.UserActive, partner.UserDeactivated, partner.UserSuspended, partner.UserDeleting,
