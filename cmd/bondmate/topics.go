@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -99,23 +97,4 @@ func withBus(ctx context.Context, term terminal, do func(context.Context, *bus.C
 		return err
 	}
 	return do(ctx, client, cfg)
-}
-
-func newBus(cfg config.Config, brokers []string, log *slog.Logger) *bus.Client {
-	return bus.New(bus.Config{Brokers: brokers, ClientID: "bondmate", Replication: cfg.KafkaReplication}, log)
-}
-
-// awaitBroker waits for a cluster that is starting up, until ctx ends.
-func awaitBroker(ctx context.Context, client *bus.Client) error {
-	for {
-		err := client.Ping(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("reach Kafka: %w", err), ctx.Err())
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }

@@ -28,6 +28,8 @@ type Config struct {
 	Timeout time.Duration
 	// Replication is that of topics which EnsureTopics creates; default is the broker's.
 	Replication int
+	// Security holds for every connection; DialTimeout is 3 s by default then.
+	Security Security
 }
 
 // Client holds the connections to a cluster. It is safe for concurrent use.
@@ -47,6 +49,9 @@ func New(cfg Config, log *slog.Logger) *Client {
 	}
 	if cfg.DialTimeout <= 0 {
 		cfg.DialTimeout = time.Second
+		if cfg.Security.enabled() {
+			cfg.DialTimeout = 3 * time.Second
+		}
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 10 * time.Second
@@ -55,29 +60,41 @@ func New(cfg Config, log *slog.Logger) *Client {
 		cfg.ClientID = "bondmate"
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	dialer := &net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 15 * time.Second}
 	c := &Client{
 		cfg:  cfg,
 		log:  log,
 		addr: kafka.TCP(cfg.Brokers...),
 		stop: stop,
-		transport: &kafka.Transport{
-			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-				conn, err := dialer.DialContext(ctx, network, address)
-				if err != nil {
-					return nil, notSent(err)
-				}
-				return conn, nil
-			},
-			DialTimeout: cfg.DialTimeout,
-			IdleTimeout: 30 * time.Second,
-			MetadataTTL: cfg.MetadataTTL,
-			ClientID:    cfg.ClientID,
-			Context:     ctx,
+	}
+	c.transport = &kafka.Transport{
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := c.dial(ctx, network, address)
+			if err != nil {
+				return nil, notSent(err)
+			}
+			return conn, nil
 		},
+		DialTimeout: cfg.DialTimeout,
+		IdleTimeout: 30 * time.Second,
+		MetadataTTL: cfg.MetadataTTL,
+		ClientID:    cfg.ClientID,
+		Context:     ctx,
 	}
 	c.admin = &kafka.Client{Addr: c.addr, Transport: c.transport}
 	return c
+}
+
+// dial opens a connection on which requests may be sent: encrypted and logged in, as
+// Config.Security says. Every connection of the client comes from here.
+func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
+	defer cancel()
+	dialer := net.Dialer{KeepAlive: 15 * time.Second}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return c.cfg.Security.secure(ctx, conn, address, c.cfg.ClientID)
 }
 
 // Close drops the connections. Calls under way end by their own deadlines.
@@ -94,13 +111,18 @@ func (c *Client) bounded(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeout(ctx, c.cfg.Timeout)
 }
 
-// Ping asks a broker for something that no cache can answer.
+// Ping asks a broker for something that no cache can answer, and fails, too, while the
+// cluster has never shown its layout: a broker answers the first also to somebody who is
+// not logged in.
 func (c *Client) Ping(ctx context.Context) error {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	res, err := c.admin.ApiVersions(ctx, &kafka.ApiVersionsRequest{})
 	if err == nil {
 		err = res.Error
+	}
+	if err == nil {
+		_, err = c.transport.RoundTrip(ctx, c.addr, &metadata.Request{TopicNames: []string{}})
 	}
 	if err != nil {
 		return fmt.Errorf("ping %s: %w", strings.Join(c.cfg.Brokers, ","), err)

@@ -1,6 +1,7 @@
 // Package bus speaks Kafka for the roles; it is the only importer of kafka-go.
 //
-// A Client holds the connections. What the roles build on:
+// A Client holds the connections. All of them, also a group's, come from one place that
+// encrypts them and logs in as Config.Security says. What the roles build on:
 //
 //   - Write and Producer append records with acks=all to partitions that the caller
 //     names. A Producer commits in groups: what gathered while the previous write was

@@ -99,6 +99,9 @@ func Retriable(err error) bool {
 	if e, ok := errors.AsType[*recordError](err); ok {
 		return !e.permanent
 	}
+	if e, ok := errors.AsType[*SecurityError](err); ok {
+		return !e.final()
+	}
 	if code, ok := errors.AsType[kafka.Error](err); ok {
 		return !permanent(code)
 	}
@@ -133,6 +136,9 @@ func notSent(err error) *recordError {
 	e := &recordError{err: err, notSent: true}
 	if inner, ok := errors.AsType[*recordError](err); ok {
 		e.permanent = inner.permanent
+	}
+	if inner, ok := errors.AsType[*SecurityError](err); ok {
+		e.permanent = inner.final()
 	}
 	return e
 }

@@ -93,7 +93,7 @@ func (c *Client) RunGroup(ctx context.Context, cfg GroupConfig, handle func(ctx 
 		}
 		return fmt.Errorf("join group %s: %w", cfg.ID, err)
 	}
-	conns := &openConns{dialer: net.Dialer{Timeout: c.cfg.DialTimeout}, open: map[net.Conn]bool{}}
+	conns := &openConns{dialer: c.dial, open: map[net.Conn]bool{}}
 	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
 		ID: cfg.ID, Brokers: c.cfg.Brokers, Topics: []string{cfg.Topic},
 		Dialer:                 &kafka.Dialer{ClientID: c.cfg.ClientID, Timeout: c.cfg.DialTimeout, DialFunc: conns.dial},
@@ -275,14 +275,14 @@ func (c *Client) committed(ctx context.Context, group, topic string, partitions 
 
 // openConns knows the connections of a consumer group, to cut them.
 type openConns struct {
-	dialer net.Dialer
+	dialer func(ctx context.Context, network, address string) (net.Conn, error)
 	mu     sync.Mutex
 	open   map[net.Conn]bool
 	closed bool
 }
 
 func (o *openConns) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := o.dialer.DialContext(ctx, network, address)
+	conn, err := o.dialer(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -93,6 +93,8 @@ func (c Config) check() []*Fault {
 	check.within("KAFKA_REPLICATION", c.KafkaReplication, 1, 9)
 	check.lasts("KAFKA_SESSION_TIMEOUT", c.KafkaSessionTimeout, time.Second, 5*time.Minute)
 
+	check.kafkaSecurity(c)
+
 	check.readable("JWT_PRIVATE_KEY_FILE", c.JWTPrivateKeyFile)
 	check.readable("FIREBASE_CREDENTIALS_FILE", c.FirebaseCredentialsFile)
 	if c.FCMEndpoint != "" {

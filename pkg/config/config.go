@@ -50,6 +50,15 @@ type Config struct {
 	KafkaReplication    int           `env:"KAFKA_REPLICATION" envDefault:"1" about:"replicas of topics that are created; 3 in production"`
 	KafkaSessionTimeout time.Duration `env:"KAFKA_SESSION_TIMEOUT" envDefault:"10s" about:"how long a consumer may be silent before another takes its partitions"`
 
+	KafkaTLS              Switch        `env:"KAFKA_TLS" envDefault:"off" about:"on: TLS to every broker, whose certificate must name it as it is advertised"`
+	KafkaTLSCAFile        string        `env:"KAFKA_TLS_CA_FILE" about:"authorities that sign the brokers' certificates (PEM); unset: the system's"`
+	KafkaTLSCertFile      string        `env:"KAFKA_TLS_CERT_FILE" about:"this client's certificate (PEM), for brokers that ask for one"`
+	KafkaTLSKeyFile       string        `env:"KAFKA_TLS_KEY_FILE" about:"the key of KAFKA_TLS_CERT_FILE (PEM, not encrypted)"`
+	KafkaSASLMechanism    SASLMechanism `env:"KAFKA_SASL_MECHANISM" about:"PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; unset: no login; production refuses PLAIN without TLS"`
+	KafkaSASLUsername     string        `env:"KAFKA_SASL_USERNAME" about:"who this is to the brokers"`
+	KafkaSASLPassword     string        `env:"KAFKA_SASL_PASSWORD" secret:"all" about:"its password"`
+	KafkaSASLPasswordFile string        `env:"KAFKA_SASL_PASSWORD_FILE" about:"a file with the password instead; like the files of TLS it is read for each new connection"`
+
 	JWTPrivateKeyFile string `env:"JWT_PRIVATE_KEY_FILE" about:"RSA key that signs access tokens (PEM); unset outside production: generated in DATA_DIR"`
 
 	FirebaseCredentialsFile string        `env:"FIREBASE_CREDENTIALS_FILE" about:"service account for FCM; unset outside production: a stand-in records pushes in DATA_DIR"`
@@ -158,6 +167,8 @@ func expected(t reflect.Type) string {
 		return "on or off"
 	case reflect.TypeFor[Env]():
 		return oneOf(environments)
+	case reflect.TypeFor[SASLMechanism]():
+		return oneOf(saslMechanisms)
 	case reflect.TypeFor[LogLevel]():
 		return oneOf(logLevels)
 	case reflect.TypeFor[LogFormat]():

@@ -69,6 +69,61 @@ func TestLoadFaults(t *testing.T) {
 			[]string{"CORS_ORIGIN=https://app.example.com/login"},
 			[]string{`CORS_ORIGIN: "https://app.example.com/login" is not an origin such as https://app.example.com`},
 		},
+		"TLS and a login on the broker inside the process": {
+			[]string{"KAFKA_TLS=on", "KAFKA_SASL_MECHANISM=PLAIN", "KAFKA_SASL_USERNAME=u", "KAFKA_SASL_PASSWORD=hunter2"},
+			[]string{
+				"KAFKA_SASL_MECHANISM: needs KAFKA_BROKERS: the broker inside the process listens on the loopback interface, without TLS or logins",
+				"KAFKA_TLS: needs KAFKA_BROKERS: the broker inside the process listens on the loopback interface, without TLS or logins",
+			},
+		},
+		"all that a login lacks": {
+			[]string{"KAFKA_BROKERS=h:9092", "KAFKA_SASL_MECHANISM=scram-sha-256"},
+			[]string{
+				"KAFKA_SASL_PASSWORD: or KAFKA_SASL_PASSWORD_FILE is needed with KAFKA_SASL_MECHANISM",
+				"KAFKA_SASL_USERNAME: is needed with KAFKA_SASL_MECHANISM",
+			},
+		},
+		"a login without its mechanism": {
+			[]string{"KAFKA_BROKERS=h:9092", "KAFKA_SASL_USERNAME=u", "KAFKA_SASL_PASSWORD=hunter2"},
+			[]string{"KAFKA_SASL_PASSWORD: needs KAFKA_SASL_MECHANISM", "KAFKA_SASL_USERNAME: needs KAFKA_SASL_MECHANISM"},
+		},
+		"a mechanism that is none": {
+			[]string{"KAFKA_BROKERS=h:9092", "KAFKA_SASL_MECHANISM=SCRAM"},
+			[]string{
+				`KAFKA_SASL_MECHANISM: "SCRAM" is not PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512`,
+			},
+		},
+		"two passwords": {
+			[]string{"KAFKA_BROKERS=h:9092", "KAFKA_SASL_MECHANISM=PLAIN", "KAFKA_SASL_USERNAME=u", "KAFKA_SASL_PASSWORD=hunter2", "KAFKA_SASL_PASSWORD_FILE=/nowhere"},
+			[]string{"KAFKA_SASL_PASSWORD_FILE: is set together with KAFKA_SASL_PASSWORD: only one can hold"},
+		},
+		"a password file that is not there": {
+			[]string{"KAFKA_BROKERS=h:9092", "KAFKA_SASL_MECHANISM=PLAIN", "KAFKA_SASL_USERNAME=u", "KAFKA_SASL_PASSWORD_FILE=/nowhere"},
+			[]string{"KAFKA_SASL_PASSWORD_FILE: cannot be read: open /nowhere: no such file or directory"},
+		},
+		"a password in the clear in production": {
+			[]string{"APP_ENV=production", "KAFKA_BROKERS=h:9092", "KAFKA_SASL_MECHANISM=PLAIN", "KAFKA_SASL_USERNAME=u", "KAFKA_SASL_PASSWORD=hunter2"},
+			[]string{"KAFKA_SASL_MECHANISM: PLAIN sends the password as it is: production needs KAFKA_TLS=on with it"},
+		},
+		"a password within TLS in production": {
+			[]string{"APP_ENV=production", "KAFKA_BROKERS=h:9092", "KAFKA_TLS=on", "KAFKA_SASL_MECHANISM=PLAIN", "KAFKA_SASL_USERNAME=u", "KAFKA_SASL_PASSWORD=hunter2"},
+			nil,
+		},
+		"files of TLS without TLS": {
+			[]string{"KAFKA_BROKERS=h:9092", "KAFKA_TLS_CA_FILE=/nowhere", "KAFKA_TLS_CERT_FILE=/nowhere", "KAFKA_TLS_KEY_FILE=/nowhere"},
+			[]string{"KAFKA_TLS_CA_FILE: needs KAFKA_TLS=on", "KAFKA_TLS_CERT_FILE: needs KAFKA_TLS=on", "KAFKA_TLS_KEY_FILE: needs KAFKA_TLS=on"},
+		},
+		"files of TLS that are of no use": {
+			[]string{"KAFKA_BROKERS=h:9092", "KAFKA_TLS=on", "KAFKA_TLS_CA_FILE=/dev/null", "KAFKA_TLS_CERT_FILE=/dev/null", "KAFKA_TLS_KEY_FILE=/dev/null"},
+			[]string{
+				"KAFKA_TLS_CA_FILE: /dev/null holds no certificate in PEM",
+				"KAFKA_TLS_CERT_FILE: makes no pair with KAFKA_TLS_KEY_FILE: tls: failed to find any PEM data in certificate input",
+			},
+		},
+		"a certificate without its key": {
+			[]string{"KAFKA_BROKERS=h:9092", "KAFKA_TLS=on", "KAFKA_TLS_CERT_FILE=/dev/null"},
+			[]string{"KAFKA_TLS_KEY_FILE: is needed with KAFKA_TLS_CERT_FILE"},
+		},
 		"all at once": {
 			[]string{"PORT=x", "BATCH_MAX=0", "KAFKA_PARTITIONS=-1"},
 			[]string{
@@ -134,6 +189,21 @@ func TestRequireRole(t *testing.T) {
 				t.Errorf("faults (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestPrintHidesTheBrokersPassword(t *testing.T) {
+	t.Parallel()
+	cfg, err := Load([]string{"KAFKA_BROKERS=h:9092", "KAFKA_SASL_MECHANISM=SCRAM-SHA-512", "KAFKA_SASL_USERNAME=u", "KAFKA_SASL_PASSWORD=hunter2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := cfg.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "hunter2") || !strings.Contains(out.String(), "(set)") {
+		t.Errorf("want the password hidden:\n%s", out.String())
 	}
 }
 

@@ -37,6 +37,24 @@ var logFormats = []string{"auto", "text", "json"}
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (l *LogFormat) UnmarshalText(text []byte) error { return choose((*string)(l), text, logFormats) }
 
+// SASLMechanism is how the brokers learn who this is; empty: not at all.
+type SASLMechanism string
+
+// The mechanism that sends the password itself.
+const saslPlain SASLMechanism = "PLAIN"
+
+var saslMechanisms = []string{string(saslPlain), "SCRAM-SHA-256", "SCRAM-SHA-512"}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *SASLMechanism) UnmarshalText(text []byte) error {
+	value := strings.ToUpper(string(text))
+	if !slices.Contains(saslMechanisms, value) {
+		return errNotAllowed
+	}
+	*m = SASLMechanism(value)
+	return nil
+}
+
 // Switch is on or off; true, false, 1 and 0 are understood as well.
 type Switch bool
 

@@ -87,6 +87,10 @@ type process struct {
 
 // New prepares a server with its data in dir; Start starts it.
 func New(ctx context.Context, dir string) (*Server, error) {
+	return prepare(ctx, dir, nil)
+}
+
+func prepare(ctx context.Context, dir string, doors *Doors) (*Server, error) {
 	libs, err := libraries()
 	if err != nil {
 		return nil, err
@@ -96,15 +100,20 @@ func New(ctx context.Context, dir string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{dir: dir, libs: libs, java: java}
-	ports, err := freePorts(2)
+	ports, err := freePorts(2 + doorCount)
 	if err != nil {
 		return nil, err
 	}
 	s.Addr = fmt.Sprintf("127.0.0.1:%d", ports[0])
-	if err = os.WriteFile(s.properties(), []byte(properties(dir, ports[0], ports[1])), 0o600); err != nil {
+	config, format := properties(dir, ports[0], ports[1]), []string{"format", "--cluster-id", "bondmate-test-cluster0", "--config", s.properties()}
+	if doors != nil {
+		config += doors.properties(ports[0], ports[1], ports[2:])
+		format = append(format, doors.users()...)
+	}
+	if err = os.WriteFile(s.properties(), []byte(config), 0o600); err != nil {
 		return nil, fmt.Errorf("write Kafka's configuration: %w", err)
 	}
-	out, err := s.command(ctx, "kafka.tools.StorageTool", "format", "--cluster-id", "bondmate-test-cluster0", "--config", s.properties()).CombinedOutput()
+	out, err := s.command(ctx, "kafka.tools.StorageTool", format...).CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("format Kafka's storage: %w: %s", err, out)
 	}
