@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 
+	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/api"
 	"github.com/bondmate/backend/pkg/partner"
 )
@@ -27,5 +28,8 @@ func (s *Server) confirmOwner(ctx context.Context, password *string) error {
 	caller := exchangeOf(ctx).caller
 	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
 	defer cancel()
-	return s.accounts.ConfirmOwner(ctx, caller.UserID, caller.SessionID, password)
+	err := s.accounts.ConfirmOwner(ctx, accounts.Confirmation{
+		UserID: caller.UserID, SessionID: caller.SessionID, Password: password, Address: clientAddress(ctx),
+	})
+	return s.refused(ctx, caller.UserID, err)
 }

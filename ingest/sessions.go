@@ -2,12 +2,17 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/api"
 	"github.com/bondmate/backend/ingest/journal"
+	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/partner"
 )
@@ -42,16 +47,32 @@ func (s *Server) Login(ctx context.Context, req api.LoginRequestObject) (api.Log
 	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
 	defer cancel()
 	result, err := s.accounts.Login(ctx, accounts.LoginInput{
-		Email: req.Body.Email, Password: req.Body.Password, Device: deviceOf(req.Body.Device),
+		Email: req.Body.Email, Password: req.Body.Password, Device: deviceOf(req.Body.Device), Address: clientAddress(ctx),
 	})
 	if err != nil {
-		return nil, err
+		return nil, s.refused(ctx, uuid.Nil, err)
 	}
 	in := journal.Entry{Actor: result.User.ID, Action: "auth.login", Severity: partner.SeverityInfo, Subject: result.SessionID}
 	if _, err := s.record(ctx, in, nothing); err != nil {
 		return nil, err
 	}
 	return api.Login200JSONResponse(loginOf(result)), nil
+}
+
+// refused takes down that too many wrong passwords have led to a wait, once when it begins. Who
+// tries to log in is nobody that is known (actor is zero), whether the account exists or not.
+func (s *Server) refused(ctx context.Context, actor uuid.UUID, err error) error {
+	if _, ok := errors.AsType[*accounts.LastFreeError](err); !ok {
+		return err
+	}
+	if _, recordErr := s.record(ctx, journal.Entry{Actor: actor, Action: "auth.refused", Severity: partner.SeverityWarning, Code: "rate_limited"}, nothing); recordErr != nil {
+		return errors.Join(recordErr, err)
+	}
+	return err
+}
+
+func clientAddress(ctx context.Context) netip.Addr {
+	return edge.ClientOf(exchangeOf(ctx).request).Addr
 }
 
 // Refresh implements POST /api/auth/refresh.
@@ -92,8 +113,11 @@ func (s *Server) ChangePassword(ctx context.Context, req api.ChangePasswordReque
 	caller := exchangeOf(ctx).caller
 	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
 	defer cancel()
-	if err := s.accounts.ChangePassword(ctx, caller.UserID, caller.SessionID, req.Body.Current, req.Body.Next); err != nil {
-		return nil, err
+	err := s.accounts.ChangePassword(ctx, accounts.PasswordChange{
+		UserID: caller.UserID, SessionID: caller.SessionID, Current: req.Body.Current, Next: req.Body.Next, Address: clientAddress(ctx),
+	})
+	if err != nil {
+		return nil, s.refused(ctx, caller.UserID, err)
 	}
 	return api.ChangePassword204Response{}, nil
 }

@@ -21,6 +21,7 @@ SELECT k.id,
                       SELECT FROM breakups b WHERE b.low = p.low AND b.high = p.high AND b.asker = k.id AND b.reason <> '')) OFFSET $2)
        OR EXISTS (SELECT FROM reports x WHERE x.reporter = k.id AND (x.detail <> '' OR x.closed_at IS NULL) OFFSET $2)
        OR EXISTS (SELECT FROM reports x WHERE x.target = k.id AND x.closed_at IS NULL OFFSET $2)
+       OR EXISTS (SELECT FROM login_attempts x WHERE x.user_id = k.id OFFSET $2)
        OR EXISTS (SELECT FROM cuts x WHERE x.recipient = k.id OFFSET $2)
        OR EXISTS (SELECT FROM activity_log x WHERE x.actor = k.id
                   AND (x.address IS NOT NULL OR x.device IS NOT NULL OR x.metadata IS NOT NULL) OFFSET $2)
@@ -50,6 +51,7 @@ var eraseSQL = [...]string{
 	`UPDATE users SET display_name = '', partner_code = 'erased-' || id, theme = 'light', theme_entries = NULL, timezone = 'UTC',
 		locale = 'en', show_presence = false, push_preview = 'discreet', birth_date = NULL, consent_version = NULL, consented_at = NULL WHERE id = $1 AND $2 > 0`,
 	`DELETE FROM credentials WHERE user_id = $1 AND $2 > 0`,
+	`DELETE FROM login_attempts WHERE key = ANY (ARRAY(SELECT x.key FROM login_attempts x WHERE x.user_id = $1 LIMIT $2))`,
 	`DELETE FROM devices WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM push_preferences WHERE user_id = $1 AND $2 > 0`,
 	`UPDATE requests SET message = '' WHERE id = ANY (ARRAY(

@@ -18,6 +18,7 @@ import (
 	"github.com/bondmate/backend/pkg/config"
 	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/identity"
+	"github.com/bondmate/backend/pkg/limit"
 	"github.com/bondmate/backend/pkg/service"
 )
 
@@ -63,8 +64,15 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 		return nil, err
 	}
 	log := p.log.With("role", "ingest")
+	var attempts *limit.Attempts
+	if p.cfg.RateLimits {
+		if attempts, err = limit.New(limit.Config{Pool: on.pool, Clock: p.clock, Registerer: p.registry}); err != nil {
+			return nil, err
+		}
+	}
 	people, err := accounts.New(accounts.Config{
-		Pool: on.pool, Issuer: issuer, Passwords: passwords, Clock: p.clock, Log: log, Partitions: p.cfg.KafkaPartitions, Slots: p.cfg.SlotsFree,
+		Attempts: attempts,
+		Pool:     on.pool, Issuer: issuer, Passwords: passwords, Clock: p.clock, Log: log, Partitions: p.cfg.KafkaPartitions, Slots: p.cfg.SlotsFree,
 		MinAge: p.cfg.MinAge, ConsentVersion: p.cfg.ConsentVersion,
 	})
 	if err != nil {

@@ -130,6 +130,16 @@ func TestNothingIsLeftOfADeletedAccount(t *testing.T) {
 				t.Errorf("%s was not stored, so its absence would say nothing", what)
 			}
 		}
+		ana.call("POST", "/api/auth/login", map[string]any{"email": ana.email, "password": secret}).want(200)
+		places := func() (n int) { // hashes, so no text finds them
+			if err := db.QueryRow(t.Context(), `SELECT count(*) FROM login_attempts WHERE user_id = $1`, ana.id).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		if n := places(); n != 1 {
+			t.Errorf("%d places of logins are kept, so their absence would say nothing", n)
+		}
 		ana.call("DELETE", "/api/account", map[string]any{"password": secret}).want(200)
 		until(t, "erasure", func() bool {
 			var erased bool
@@ -138,6 +148,9 @@ func TestNothingIsLeftOfADeletedAccount(t *testing.T) {
 			}
 			return erased
 		})
+		if n := places(); n != 0 {
+			t.Errorf("%d places of logins are left", n)
+		}
 		for what, text := range planted {
 			if found := everywhere.tables(t, text); len(found) > 0 {
 				t.Errorf("%s is left in %v", what, found)

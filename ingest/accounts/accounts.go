@@ -11,6 +11,8 @@
 //     the session's row, then deletes; adding holds a share lock on that row.
 //   - A push address belongs to one account, the last to register it.
 //   - Whether an account exists shows neither in a login's answer nor in its time.
+//   - A password is compared only when Config.Attempts has admitted it and counted it as
+//     wrong; what becomes of it is known in the transaction of what it was for.
 //
 // Every list that a stranger or a client can make longer has a bound in Config. Deadlines
 // come from ctx, but for the look-ups of IsSessionActive: callers share them, so at most
@@ -33,6 +35,7 @@ import (
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
+	"github.com/bondmate/backend/pkg/limit"
 	"github.com/bondmate/backend/pkg/partner"
 	"github.com/bondmate/backend/pkg/postgres"
 )
@@ -44,6 +47,8 @@ type Config struct {
 	Passwords *identity.Passwords
 	Clock     func() time.Time
 	Log       *slog.Logger
+	// Attempts bounds how often passwords can be tried; nil: nothing does.
+	Attempts *limit.Attempts
 
 	SessionTTL time.Duration // a session ends when it was not refreshed for so long; default 60 days
 	TicketTTL  time.Duration // default 60 s

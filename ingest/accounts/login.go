@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/bondmate/backend/pkg/fault"
+	"github.com/bondmate/backend/pkg/limit"
 )
 
 // LoginInput is an attempt to sign in.
@@ -16,6 +18,36 @@ type LoginInput struct {
 	Email    string
 	Password string
 	Device   *Device
+	Address  netip.Addr // from where; for Config.Attempts
+}
+
+// LastFreeError is the fault of a wrong password after which there is a wait, and was none
+// before: something to take down, once and not for each attempt.
+type LastFreeError struct{ err error }
+
+func (e *LastFreeError) Error() string { return e.err.Error() }
+
+// Unwrap returns the fault.
+func (e *LastFreeError) Unwrap() error { return e.err }
+
+// attempt looks at a password, if that is admitted. An attempt that is returned counts as
+// wrong until it has Passed. A password that is wrong is the fault wrong.
+func (s *Service) attempt(ctx context.Context, try limit.Try, look func() (bool, error), wrong error) (*limit.Attempt, error) {
+	attempt, err := s.cfg.Attempts.Begin(ctx, try)
+	if err != nil {
+		return nil, err
+	}
+	match, err := look()
+	switch {
+	case err != nil:
+		return nil, errors.Join(err, attempt.TakeBack(ctx))
+	case match:
+		return attempt, nil
+	case attempt.Started():
+		return nil, &LastFreeError{wrong}
+	default:
+		return nil, wrong
+	}
 }
 
 // errLogin is one answer for an unknown address and a wrong password.
@@ -49,23 +81,30 @@ WHERE user_id = $1`
 
 // Login starts a session. A wrong password and an unknown address are the same fault
 // unauthenticated, after the same time; forbidden and account_deleting are told only to
-// who knows the password.
+// who knows the password. After too many it is rate_limited, for both alike.
 func (s *Service) Login(ctx context.Context, in LoginInput) (AuthResult, error) {
 	var f faults
 	device := f.device("/device", in.Device)
 	if err := f.err(); err != nil {
 		return AuthResult{}, err
 	}
-	userID, stored, err := s.credential(ctx, in.Email)
+	var (
+		userID   uuid.UUID
+		stored   string
+		outdated bool
+	)
+	email, valid := normaliseEmail(in.Email)
+	attempt, err := s.attempt(ctx, limit.Try{Email: email, Address: in.Address}, func() (match bool, err error) {
+		if valid {
+			if userID, stored, err = s.credential(ctx, email); err != nil {
+				return false, err
+			}
+		}
+		match, outdated, err = s.cfg.Passwords.Compare(ctx, in.Password, stored)
+		return match, err
+	}, errLogin)
 	if err != nil {
 		return AuthResult{}, err
-	}
-	match, outdated, err := s.cfg.Passwords.Compare(ctx, in.Password, stored)
-	if err != nil {
-		return AuthResult{}, err
-	}
-	if !match {
-		return AuthResult{}, errLogin
 	}
 	var renewed string
 	if outdated {
@@ -98,8 +137,10 @@ func (s *Service) Login(ctx context.Context, in LoginInput) (AuthResult, error) 
 				return err
 			}
 		}
-		started, err = s.startSession(ctx, tx, userID, device)
-		return err
+		if started, err = s.startSession(ctx, tx, userID, device); err != nil {
+			return err
+		}
+		return attempt.Passed(ctx, tx, userID)
 	})
 	if err != nil {
 		return AuthResult{}, fmt.Errorf("log in user %s: %w", userID, err)
@@ -109,10 +150,6 @@ func (s *Service) Login(ctx context.Context, in LoginInput) (AuthResult, error) 
 
 // credential returns the hash to compare with, empty for an unknown address.
 func (s *Service) credential(ctx context.Context, email string) (userID uuid.UUID, hash string, err error) {
-	email, ok := normaliseEmail(email)
-	if !ok {
-		return uuid.Nil, "", nil
-	}
 	err = s.pool.QueryRow(ctx, credentialByEmailSQL, email).Scan(&userID, &hash)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return uuid.Nil, "", nil
@@ -147,12 +184,20 @@ func passwordHash(ctx context.Context, tx pgx.Tx, userID uuid.UUID) (string, err
 	return hash, nil
 }
 
+// PasswordChange is an attempt to change one's password.
+type PasswordChange struct {
+	UserID, SessionID uuid.UUID // who asks
+	Current, Next     string
+	Address           netip.Addr // from where; for Config.Attempts
+}
+
 // ChangePassword replaces the password of an account and ends all its sessions but the
 // one that asks. A wrong current password is the fault invalid_request at /current, not
-// unauthenticated: the session is good.
-func (s *Service) ChangePassword(ctx context.Context, userID, sessionID uuid.UUID, current, next string) error {
+// unauthenticated: the session is good. After too many it is rate_limited.
+func (s *Service) ChangePassword(ctx context.Context, in PasswordChange) error {
+	userID, sessionID := in.UserID, in.SessionID
 	var f faults
-	f.password("/next", next)
+	f.password("/next", in.Next)
 	if err := f.err(); err != nil {
 		return err
 	}
@@ -161,14 +206,14 @@ func (s *Service) ChangePassword(ctx context.Context, userID, sessionID uuid.UUI
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("load password hash of %s: %w", userID, err)
 	}
-	match, _, err := s.cfg.Passwords.Compare(ctx, current, stored)
+	attempt, err := s.attempt(ctx, limit.Try{UserID: userID, Address: in.Address}, func() (bool, error) {
+		match, _, err := s.cfg.Passwords.Compare(ctx, in.Current, stored)
+		return match, err
+	}, wrongCurrent())
 	if err != nil {
 		return err
 	}
-	if !match {
-		return wrongCurrent()
-	}
-	hash, err := s.cfg.Passwords.Hash(ctx, next)
+	hash, err := s.cfg.Passwords.Hash(ctx, in.Next)
 	if err != nil {
 		return err
 	}
@@ -204,7 +249,10 @@ func (s *Service) ChangePassword(ctx context.Context, userID, sessionID uuid.UUI
 		if !keep { // the asking session ended meanwhile: its token is worth nothing now
 			return errSession
 		}
-		return s.endSessions(ctx, tx, ended)
+		if err := s.endSessions(ctx, tx, ended); err != nil {
+			return err
+		}
+		return attempt.Passed(ctx, tx, userID)
 	})
 	if err != nil {
 		return fmt.Errorf("change password of %s: %w", userID, err)

@@ -241,12 +241,12 @@ func TestChangePasswordEndsOtherSessions(t *testing.T) {
 	w.device(t, there, "there")
 	const next = "battery staple"
 
-	wantCode(t, "wrong current", w.ChangePassword(t.Context(), here.User.ID, here.SessionID, "wrong horse", next), fault.Invalid, "invalid_request")
-	wantCode(t, "short next", w.ChangePassword(t.Context(), here.User.ID, here.SessionID, goodPassword, "short"), fault.Invalid, "invalid_request")
+	wantCode(t, "wrong current", w.ChangePassword(t.Context(), accounts.PasswordChange{UserID: here.User.ID, SessionID: here.SessionID, Current: "wrong horse", Next: next}), fault.Invalid, "invalid_request")
+	wantCode(t, "short next", w.ChangePassword(t.Context(), accounts.PasswordChange{UserID: here.User.ID, SessionID: here.SessionID, Current: goodPassword, Next: "short"}), fault.Invalid, "invalid_request")
 	if !w.active(t, there.SessionID) {
 		t.Fatal("a refused change ended a session")
 	}
-	if err := w.ChangePassword(t.Context(), here.User.ID, here.SessionID, goodPassword, next); err != nil {
+	if err := w.ChangePassword(t.Context(), accounts.PasswordChange{UserID: here.User.ID, SessionID: here.SessionID, Current: goodPassword, Next: next}); err != nil {
 		t.Fatal(err)
 	}
 	if !w.active(t, here.SessionID) || w.active(t, there.SessionID) {
@@ -262,7 +262,7 @@ func TestChangePasswordEndsOtherSessions(t *testing.T) {
 	if _, err = w.Login(t.Context(), accounts.LoginInput{Email: "ada@example.test", Password: next}); err != nil {
 		t.Errorf("login with the new password: %v", err)
 	}
-	wantCode(t, "a session that ended", w.ChangePassword(t.Context(), here.User.ID, there.SessionID, next, goodPassword), fault.Unauthenticated, "unauthenticated")
+	wantCode(t, "a session that ended", w.ChangePassword(t.Context(), accounts.PasswordChange{UserID: here.User.ID, SessionID: there.SessionID, Current: next, Next: goodPassword}), fault.Unauthenticated, "unauthenticated")
 }
 
 // Logins with the old password race its change: whichever way each goes, none of their
@@ -274,7 +274,7 @@ func TestNoLoginSlipsPastAPasswordChange(t *testing.T) {
 	started := make([]accounts.AuthResult, 16)
 	errs := together(t.Context(), len(started)+1, func(ctx context.Context, i int) error {
 		if i == len(started)/2 {
-			return w.ChangePassword(ctx, here.User.ID, here.SessionID, goodPassword, "battery staple")
+			return w.ChangePassword(ctx, accounts.PasswordChange{UserID: here.User.ID, SessionID: here.SessionID, Current: goodPassword, Next: "battery staple"})
 		}
 		if i > len(started)/2 {
 			i--

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/bondmate/backend/pkg/fault"
+	"github.com/bondmate/backend/pkg/limit"
 )
 
 // Record is what an account holds of its owner beside the profile.
@@ -57,11 +59,20 @@ SELECT created_at
 FROM sessions
 WHERE id = $1 AND user_id = $2`
 
+// Confirmation is what shows that the owner of an account is asking.
+type Confirmation struct {
+	UserID, SessionID uuid.UUID // who asks
+	Password          *string
+	Address           netip.Addr // from where; for Config.Attempts
+}
+
 // ConfirmOwner makes sure that the owner of the account is asking: by the password, or,
 // without one, by having logged in within the last 5 minutes. A wrong password is the
-// fault invalid_request at /password; neither of the two is forbidden.
-func (s *Service) ConfirmOwner(ctx context.Context, userID, sessionID uuid.UUID, password *string) error {
-	if password == nil {
+// fault invalid_request at /password, after too many rate_limited; neither of the two is
+// forbidden.
+func (s *Service) ConfirmOwner(ctx context.Context, in Confirmation) error {
+	userID, sessionID := in.UserID, in.SessionID
+	if in.Password == nil {
 		var started time.Time
 		err := s.pool.QueryRow(ctx, sessionStartSQL, sessionID, userID).Scan(&started)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
@@ -77,14 +88,14 @@ func (s *Service) ConfirmOwner(ctx context.Context, userID, sessionID uuid.UUID,
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("load password hash of %s: %w", userID, err)
 	}
-	match, _, err := s.cfg.Passwords.Compare(ctx, *password, stored)
+	var wrong faults
+	wrong.add("/password", "wrong_password", "is not the password")
+	attempt, err := s.attempt(ctx, limit.Try{UserID: userID, Address: in.Address}, func() (bool, error) {
+		match, _, err := s.cfg.Passwords.Compare(ctx, *in.Password, stored)
+		return match, err
+	}, wrong.err())
 	if err != nil {
 		return err
 	}
-	if !match {
-		var f faults
-		f.add("/password", "wrong_password", "is not the password")
-		return f.err()
-	}
-	return nil
+	return s.transact(ctx, func(tx pgx.Tx) error { return attempt.Passed(ctx, tx, userID) })
 }

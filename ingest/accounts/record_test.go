@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/pkg/fault"
 )
 
@@ -15,7 +16,7 @@ func TestConfirmOwner(t *testing.T) {
 	ada, eve := w.register(t, "ada@example.test"), w.register(t, "eve@example.test")
 	good, wrong := goodPassword, "wrong horse"
 	confirm := func(session uuid.UUID, password *string) error {
-		return w.ConfirmOwner(t.Context(), ada.User.ID, session, password)
+		return w.ConfirmOwner(t.Context(), accounts.Confirmation{UserID: ada.User.ID, SessionID: session, Password: password})
 	}
 	w.pass(5*time.Minute - time.Microsecond)
 	if err := confirm(ada.SessionID, nil); err != nil {

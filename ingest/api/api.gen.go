@@ -176,6 +176,7 @@ const (
 	ErrorCodeOverloaded           ErrorCode = "overloaded"
 	ErrorCodePayloadTooLarge      ErrorCode = "payload_too_large"
 	ErrorCodeQueueUnavailable     ErrorCode = "queue_unavailable"
+	ErrorCodeRateLimited          ErrorCode = "rate_limited"
 	ErrorCodeRequestPending       ErrorCode = "request_pending"
 	ErrorCodeResync               ErrorCode = "resync"
 	ErrorCodeSelfRequest          ErrorCode = "self_request"
@@ -233,6 +234,8 @@ func (e ErrorCode) Valid() bool {
 	case ErrorCodePayloadTooLarge:
 		return true
 	case ErrorCodeQueueUnavailable:
+		return true
+	case ErrorCodeRateLimited:
 		return true
 	case ErrorCodeRequestPending:
 		return true

@@ -20,7 +20,7 @@ import (
 
 // Entry is a line: who did what to whom, or was refused it.
 type Entry struct {
-	Actor    uuid.UUID // zero: an operator at a console
+	Actor    uuid.UUID // zero: an operator at a console, or (with an Address) somebody who is not logged in
 	Target   uuid.UUID // the user whom it is about; zero for the actor alone
 	Subject  uuid.UUID // another thing that it is about: a session, a report; zero for none
 	Action   string

@@ -77,7 +77,7 @@ type Config struct {
 	RestoreWindow     time.Duration `env:"RESTORE_WINDOW" envDefault:"720h" about:"within which an ended partnership can be restored"`
 	BreakupTTL        time.Duration `env:"BREAKUP_TTL" envDefault:"168h" about:"after which a breakup that nobody answered ends the partnership"`
 	SendsPerTarget    int           `env:"SENDS_PER_TARGET" envDefault:"3" about:"requests that a user can send to one other user within 24 h"`
-	RateLimits        Switch        `env:"RATE_LIMITS" envDefault:"on" about:"off: no limits on how often, also per target; for load tests, refused in production"`
+	RateLimits        Switch        `env:"RATE_LIMITS" envDefault:"on" about:"off: no limits on how often, also per target and of wrong passwords; for load tests, refused in production"`
 	RetentionEvents   time.Duration `env:"RETENTION_EVENTS" envDefault:"2160h" about:"how long events and inboxes are kept in the database; beyond it clients are told resync"`
 	RetentionCommands time.Duration `env:"RETENTION_COMMANDS" envDefault:"720h" about:"how long outcomes of commands are kept; longer than the commands topic keeps records"`
 	RetentionPushes   time.Duration `env:"RETENTION_PUSHES" envDefault:"1080h" about:"how long settled push deliveries are kept"`

@@ -229,6 +229,10 @@ func TestTables(t *testing.T) {
 		r.exec(`INSERT INTO parked_actions (id, partition, low, high, action, last_offset, requested_by, requested_at, executed_at, error)
 			VALUES ($1, 0, $2, $3, 'drop', 0, 'x', $4, $5, $6)`, uuid.New(), ana, ben, ago(40*day), executed, error)
 	}
+	for name, d := range map[string]time.Duration{"faded": time.Minute, "faded too": day, "counts": -time.Minute, "place": -29 * day, "old place": day} {
+		r.exec(`INSERT INTO login_attempts (key, user_id, failures, counted_at, waits_until, forget_at)
+			VALUES (convert_to($1, 'UTF8'), CASE WHEN $1 LIKE '%place' THEN $2::uuid END, 1, $3, $3, $3)`, name, ana, ago(d))
+	}
 	// Ana's old sessions but the one that read most; Ben's live one read more than his old one.
 	r.session(ana, 40*day, 5)
 	best := r.session(ana, 50*day, 7)
@@ -268,6 +272,7 @@ func TestTables(t *testing.T) {
 	}
 	r.want("pushes", []string{"young", "young", "young", "young", "young"}, `SELECT error FROM push_deliveries ORDER BY 1`)
 	r.want("tickets", []string{`\x00`, `\x01`}, `SELECT hash::text FROM realtime_tickets ORDER BY 1`)
+	r.want("attempts", []string{"counts", "place"}, `SELECT convert_from(key, 'UTF8') FROM login_attempts ORDER BY 1`)
 	r.want("dead letters", []string{"0:v", "1:nothing"}, `SELECT log_offset || ':' || COALESCE(convert_from(value, 'UTF8'), 'nothing') FROM dead_letters ORDER BY 1`)
 	r.want("bytes of dead letters", []string{"1"}, `SELECT count(*)::text FROM dead_letters WHERE key IS NOT NULL OR headers <> '[]'`)
 	r.want("parked actions", []string{"waits", "young"}, `SELECT error FROM parked_actions ORDER BY 1`)

@@ -23,6 +23,7 @@ func (s *Sweeper) tasks() []task {
 		{name: "activity_addresses", lock: 6, step: s.addresses},
 		{name: "activity_months", lock: 7, step: s.months},
 		{name: "realtime_tickets", lock: 8, step: s.older("realtime_tickets", deleteTicketsSQL, 0)},
+		{name: "login_attempts", lock: 15, step: s.older("login_attempts", deleteAttemptsSQL, 0)},
 		{name: "sessions", lock: 9, step: s.sessions},
 		{name: taskSides, lock: 10, step: s.paged(taskSides, "pair_sides", deleteSidesSQL, keepSends)},
 		{name: taskCuts, lock: 11, step: s.paged(taskCuts, "cuts", deleteCutsSQL, s.cfg.Keep.Events)},
@@ -60,6 +61,12 @@ WHERE id = ANY (ARRAY(
 const deleteTicketsSQL = `
 DELETE FROM realtime_tickets WHERE hash = ANY (ARRAY(
     SELECT t.hash FROM realtime_tickets t WHERE t.expires_at < $1 ORDER BY t.expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))`
+
+// Counts that have faded and places of logins of long ago. Who is counting on one at this
+// moment makes it say something again.
+const deleteAttemptsSQL = `
+DELETE FROM login_attempts WHERE key = ANY (ARRAY(
+    SELECT a.key FROM login_attempts a WHERE a.forget_at < $1 ORDER BY a.forget_at LIMIT $2 FOR UPDATE SKIP LOCKED))`
 
 // older removes rows of a table that are older than keep, a batch a step.
 func (s *Sweeper) older(table, sql string, keep time.Duration) func(context.Context, pgx.Tx, *place) (done, error) {

@@ -1,0 +1,75 @@
+package limit
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"net/netip"
+
+	"github.com/google/uuid"
+)
+
+// kind is what a key counts. Rows are locked in the order of their keys, so of their kinds.
+type kind byte
+
+const (
+	byAccount kind = 1 // an e-mail address, known or not, or who is signed in
+	byAddress kind = 2
+	byPlace   kind = 3 // an e-mail address at an address from which its owner has logged in
+)
+
+func (k kind) String() string {
+	if k == byAddress {
+		return "address"
+	}
+	return "account"
+}
+
+// key names a row: its kind, and a hash, so that rows are small and of one size, whatever
+// is sent.
+type key []byte
+
+const hashBytes = 16
+
+func newKey(k kind, parts ...[]byte) key {
+	sum := sha256.Sum256(bytes.Join(parts, []byte{0}))
+	return append(key{byte(k)}, sum[:hashBytes]...)
+}
+
+func (k key) kind() kind { return kind(k[0]) }
+
+// network is what counts as one client: an IPv4 address, and of IPv6 the network that one
+// customer has at least. Addresses that are not known are one.
+func network(a netip.Addr) []byte {
+	a = a.Unmap().WithZone("")
+	if a.Is6() {
+		prefix, err := a.Prefix(64)
+		if err == nil {
+			a = prefix.Addr()
+		}
+	}
+	return a.AsSlice()
+}
+
+// Try is an attempt at a password.
+type Try struct {
+	Email   string    // as it is stored; of a login
+	UserID  uuid.UUID // instead of Email: of who is signed in
+	Address netip.Addr
+}
+
+func (t Try) account() key {
+	if t.Email == "" && t.UserID != uuid.Nil {
+		return newKey(byAccount, []byte("user"), t.UserID[:])
+	}
+	return newKey(byAccount, []byte("email"), []byte(t.Email))
+}
+
+func (t Try) address() key { return newKey(byAddress, network(t.Address)) }
+
+// place is nil for who is signed in: what they try counts for them alone already.
+func (t Try) place() key {
+	if t.UserID != uuid.Nil {
+		return nil
+	}
+	return newKey(byPlace, []byte(t.Email), network(t.Address))
+}
