@@ -55,6 +55,9 @@ func (s *Server) export(ctx context.Context, tx pgx.Tx, user, session uuid.UUID)
 		return file, err
 	}
 	file.Account = api.ExportedAccount{Email: optional(record.Email), CreatedAt: record.CreatedAt.UTC()}
+	if record.Email != "" {
+		file.Account.EmailVerified = &record.Verified
+	}
 	if record.BirthDate != nil {
 		file.Account.BirthDate = &openapitypes.Date{Time: *record.BirthDate}
 	}

@@ -3,8 +3,10 @@ package ingest
 import (
 	"context"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/journal"
 	"github.com/bondmate/backend/pkg/edge"
 )
@@ -32,3 +34,13 @@ func (s *Server) record(ctx context.Context, line journal.Entry, do func(context
 
 // nothing is what record does for a deed that is done elsewhere.
 func nothing(context.Context, pgx.Tx) (bool, error) { return true, nil }
+
+// note takes a line down in accounts' own transaction, which finds out whose it is. Who
+// passes it says the line once that is committed.
+func (s *Server) note(line *journal.Entry) accounts.Note {
+	return func(ctx context.Context, tx pgx.Tx, userID uuid.UUID) error {
+		by := exchangeOf(ctx).request
+		line.Actor, line.Address, line.Device = userID, edge.ClientOf(by).String(), userAgent(by)
+		return journal.Write(ctx, tx, s.clock().UTC(), *line)
+	}
+}

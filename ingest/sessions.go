@@ -122,6 +122,39 @@ func (s *Server) ChangePassword(ctx context.Context, req api.ChangePasswordReque
 	return api.ChangePassword204Response{}, nil
 }
 
+// ForgotPassword implements POST /api/auth/password/forgot.
+func (s *Server) ForgotPassword(_ context.Context, req api.ForgotPasswordRequestObject) (api.ForgotPasswordResponseObject, error) {
+	if err := s.accounts.Forgot(req.Body.Email); err != nil {
+		return nil, err
+	}
+	return api.ForgotPassword202Response{}, nil
+}
+
+// ResetPassword implements POST /api/auth/password/reset.
+func (s *Server) ResetPassword(ctx context.Context, req api.ResetPasswordRequestObject) (api.ResetPasswordResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	done := journal.Entry{Action: "auth.password.reset", Severity: partner.SeverityNotice}
+	err := s.accounts.ResetPassword(ctx, accounts.ResetInput{Token: req.Body.Token, Next: req.Body.Next, Note: s.note(&done)})
+	if err != nil {
+		return nil, err
+	}
+	journal.Say(ctx, s.log, done)
+	return api.ResetPassword204Response{}, nil
+}
+
+// VerifyEmail implements POST /api/auth/email/verify.
+func (s *Server) VerifyEmail(ctx context.Context, req api.VerifyEmailRequestObject) (api.VerifyEmailResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	done := journal.Entry{Action: "auth.email.verify", Severity: partner.SeverityInfo}
+	if err := s.accounts.VerifyEmail(ctx, req.Body.Token, s.note(&done)); err != nil {
+		return nil, err
+	}
+	journal.Say(ctx, s.log, done)
+	return api.VerifyEmail204Response{}, nil
+}
+
 // ListSessions implements GET /api/auth/sessions.
 func (s *Server) ListSessions(ctx context.Context, _ api.ListSessionsRequestObject) (api.ListSessionsResponseObject, error) {
 	caller := exchangeOf(ctx).caller

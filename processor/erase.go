@@ -52,6 +52,7 @@ var eraseSQL = [...]string{
 		locale = 'en', show_presence = false, push_preview = 'discreet', birth_date = NULL, consent_version = NULL, consented_at = NULL WHERE id = $1 AND $2 > 0`,
 	`DELETE FROM credentials WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM login_attempts WHERE key = ANY (ARRAY(SELECT x.key FROM login_attempts x WHERE x.user_id = $1 LIMIT $2))`,
+	`DELETE FROM mail_tokens WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM devices WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM push_preferences WHERE user_id = $1 AND $2 > 0`,
 	`UPDATE requests SET message = '' WHERE id = ANY (ARRAY(

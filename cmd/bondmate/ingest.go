@@ -70,10 +70,15 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 			return nil, err
 		}
 	}
+	mailer, err := p.mailer()
+	if err != nil {
+		return nil, err
+	}
 	people, err := accounts.New(accounts.Config{
 		Attempts: attempts,
 		Pool:     on.pool, Issuer: issuer, Passwords: passwords, Clock: p.clock, Log: log, Partitions: p.cfg.KafkaPartitions, Slots: p.cfg.SlotsFree,
 		MinAge: p.cfg.MinAge, ConsentVersion: p.cfg.ConsentVersion,
+		Mailer: mailer, FrontendURL: p.frontendURL,
 	})
 	if err != nil {
 		return nil, err
@@ -111,9 +116,10 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	if err != nil {
 		return nil, err
 	}
-	// Both outlive the HTTP server, whose requests in hand need them.
+	// They outlive the HTTP server, whose requests in hand need them.
 	p.group.Add(service.Member{Name: "producer", Phase: service.Delivery, Run: producer.Run})
 	p.group.Add(service.Member{Name: "ingest", Phase: service.Delivery, Run: server.Run})
+	p.group.Add(service.Member{Name: "mails", Phase: service.Delivery, Run: people.Run})
 	return server.Handler(), nil
 }
 

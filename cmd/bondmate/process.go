@@ -55,6 +55,8 @@ type process struct {
 	clock    func() time.Time
 	dbRole   string // that its connections assume; empty where the database user cannot. Set by openPool
 
+	ownURL string // where this process serves; set by addHTTP
+
 	closers []func()
 }
 

@@ -144,5 +144,6 @@ func (p *process) addHTTP(ctx context.Context, handler http.Handler) (string, er
 	server.CountConnections(open)
 	p.onClose(func() { _ = server.Close() }) // closed already once it has run
 	p.group.Add(service.Member{Name: "http server", Phase: service.Intake, Run: server.Run})
-	return loopbackURL(server.Addr()), nil
+	p.ownURL = loopbackURL(server.Addr())
+	return p.ownURL, nil
 }

@@ -10,13 +10,16 @@
 //   - A session that has ended has no device and no ticket, and gets none: ending locks
 //     the session's row, then deletes; adding holds a share lock on that row.
 //   - A push address belongs to one account, the last to register it.
-//   - Whether an account exists shows neither in a login's answer nor in its time.
+//   - Whether an account exists shows neither in a login's answer nor in its time, nor in
+//     those of a wish for a new password: that is queued as it is, and looked at later.
+//   - A token from a mail is good once: it is deleted under the account's lock.
 //   - A password is compared only when Config.Attempts has admitted it and counted it as
 //     wrong; what becomes of it is known in the transaction of what it was for.
 //
 // Every list that a stranger or a client can make longer has a bound in Config. Deadlines
 // come from ctx, but for the look-ups of IsSessionActive: callers share them, so at most
-// two goroutines, which end by themselves, run them on a deadline of their own.
+// two goroutines, which end by themselves, run them on a deadline of their own. Mails are
+// sent by Run, which owns its goroutines.
 package accounts
 
 import (
@@ -64,6 +67,12 @@ type Config struct {
 	// SessionCacheTTL is how long an answer of IsSessionActive is reused: a session that
 	// another instance ended is served for at most so long. Default 1 s.
 	SessionCacheTTL time.Duration
+
+	// Mailer sends links to new passwords and to verify addresses; nil: nobody gets any.
+	Mailer Mailer
+	// FrontendURL returns the address of the pages to which these links lead, without a
+	// slash at its end. Required with Mailer.
+	FrontendURL func() string
 }
 
 // sessionCacheSize bounds the answers of IsSessionActive that are kept: about 4 MB.
@@ -77,12 +86,16 @@ type Service struct {
 	active *otter.Cache[uuid.UUID, verdict]
 
 	activity *activity
+	post     *post // nil without a mailer
 }
 
 // New returns a service.
 func New(cfg Config) (*Service, error) {
 	if cfg.Pool == nil || cfg.Issuer == nil || cfg.Passwords == nil || cfg.Clock == nil || cfg.Log == nil {
 		return nil, errors.New("accounts: pool, issuer, passwords, clock and log are required")
+	}
+	if cfg.Mailer != nil && cfg.FrontendURL == nil {
+		return nil, errors.New("accounts: mails need the front end's URL")
 	}
 	setDefault(&cfg.SessionTTL, 60*24*time.Hour)
 	setDefault(&cfg.TicketTTL, time.Minute)
@@ -99,6 +112,12 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, pool: cfg.Pool, log: cfg.Log, active: active}
 	s.activity = &activity{pool: cfg.Pool, clock: s.now, waiting: map[uuid.UUID]*question{}}
+	if cfg.Mailer != nil {
+		s.post = &post{
+			mailer: cfg.Mailer, queue: make(chan letter, postQueue), pause: postPause,
+			link: func(path, token string) string { return cfg.FrontendURL() + path + "#token=" + token },
+		}
+	}
 	return s, nil
 }
 

@@ -233,6 +233,10 @@ func (s *Service) ChangePassword(ctx context.Context, in PasswordChange) error {
 		if _, err := tx.Exec(ctx, replaceHashSQL, userID, hash); err != nil {
 			return err
 		}
+		// Who chose a password wants no link about that is good for another one.
+		if _, err := tx.Exec(ctx, deleteLinksForSQL, userID, resetPassword); err != nil {
+			return err
+		}
 		live, err := liveSessions(ctx, tx, userID)
 		if err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 // Record is what an account holds of its owner beside the profile.
 type Record struct {
 	Email     string // empty for an account without a password
+	Verified  bool   // the e-mail address is known to be its owner's
 	BirthDate *time.Time
 	CreatedAt time.Time
 	// Consent is the version of the terms that was agreed to, and when; empty and nil for
@@ -26,7 +27,7 @@ type Record struct {
 }
 
 const recordSQL = `
-SELECT COALESCE(c.email, ''), u.birth_date, u.created_at, COALESCE(u.consent_version, ''), u.consented_at
+SELECT COALESCE(c.email, ''), c.verified_at IS NOT NULL, u.birth_date, u.created_at, COALESCE(u.consent_version, ''), u.consented_at
 FROM users u LEFT JOIN credentials c ON c.user_id = u.id
 WHERE u.id = $1`
 
@@ -38,7 +39,7 @@ func (s *Service) RecordIn(ctx context.Context, q Querier, userID uuid.UUID) (Re
 	}
 	r, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (Record, error) {
 		var r Record
-		err := row.Scan(&r.Email, &r.BirthDate, &r.CreatedAt, &r.Consent, &r.ConsentedAt)
+		err := row.Scan(&r.Email, &r.Verified, &r.BirthDate, &r.CreatedAt, &r.Consent, &r.ConsentedAt)
 		return r, err
 	})
 	if errors.Is(err, pgx.ErrNoRows) {

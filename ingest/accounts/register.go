@@ -94,5 +94,6 @@ func (s *Service) Register(ctx context.Context, in RegisterInput) (AuthResult, e
 	case err != nil:
 		return AuthResult{}, fmt.Errorf("register account: %w", err)
 	}
+	s.welcome(ctx, email)
 	return s.result(o, started.id, started.refresh)
 }

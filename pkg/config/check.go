@@ -102,6 +102,8 @@ func (c Config) check() []*Fault {
 	}
 	check.lasts("PUSH_GRACE", c.PushGrace, 0, time.Minute)
 
+	check.mail(c)
+
 	check.within("WORKERS", c.Workers, 0, 64)
 	check.within("BATCH_MAX", c.BatchMax, 1, 5000)
 	check.lasts("INGEST_DEADLINE", c.IngestDeadline, 100*time.Millisecond, 30*time.Second)

@@ -65,6 +65,15 @@ type Config struct {
 	FCMEndpoint             string        `env:"FCM_ENDPOINT" about:"base URL of FCM HTTP v1, for tests; unset: Google's"`
 	PushGrace               time.Duration `env:"PUSH_GRACE" envDefault:"1.5s" about:"how long a push waits for a visible socket to acknowledge its event"`
 
+	SMTPURL          string `env:"SMTP_URL" secret:"url" about:"mail server: smtp://user:password@host:587 (STARTTLS) or smtps://…:465; unset: SMTP_HOST, or else, outside production, a file in DATA_DIR"`
+	SMTPHost         string `env:"SMTP_HOST" about:"mail server, in the place of SMTP_URL; it must offer STARTTLS unless it is on loopback"`
+	SMTPPort         int    `env:"SMTP_PORT" envDefault:"0" about:"port at SMTP_HOST; 0: 587; 465 is TLS from the first byte"`
+	SMTPUsername     string `env:"SMTP_USERNAME" about:"login at SMTP_HOST; unset: none"`
+	SMTPPassword     string `env:"SMTP_PASSWORD" secret:"value" about:"password at SMTP_HOST"`
+	SMTPPasswordFile string `env:"SMTP_PASSWORD_FILE" about:"file with the mail server's password, read again for each mail"`
+	SMTPFrom         string `env:"SMTP_FROM" about:"whom mails are from, such as Bond Mate <no-reply@example.com>; needed with a mail server"`
+	FrontendURL      string `env:"FRONTEND_URL" about:"where links in mails lead (/reset-password, /verify-email); unset outside production: this server"`
+
 	Workers        int           `env:"WORKERS" envDefault:"0" about:"workers of one processor; 0: the cores, at most 3"`
 	BatchMax       int           `env:"BATCH_MAX" envDefault:"256" about:"most commands in one transaction"`
 	IngestDeadline time.Duration `env:"INGEST_DEADLINE" envDefault:"2.5s" about:"within which a command is on the queue or refused; the same in every role"`

@@ -136,6 +136,29 @@ func TestLoadFaults(t *testing.T) {
 			[]string{"DATABASE_URL=postgres://me:hunter2@host:badport/db"},
 			[]string{"DATABASE_URL: is not a PostgreSQL connection string (postgres://user:password@host:port/database)"},
 		},
+		"two mail servers": {
+			[]string{"SMTP_URL=smtp://u:p@mail.test", "SMTP_HOST=mail.test", "SMTP_FROM=a@example.com"},
+			[]string{"SMTP_HOST: is not read beside SMTP_URL: set one of the two"},
+		},
+		"mails from nobody": {
+			[]string{"SMTP_HOST=mail.test"}, []string{`SMTP_FROM: "" is not an address such as Bond Mate <no-reply@example.com>`},
+		},
+		"a mail server's password is not repeated": {
+			[]string{"SMTP_URL=http://me:hunter2@mail.test", "SMTP_FROM=a@example.com"},
+			[]string{"SMTP_URL: is not smtp://user:password@host:port or smtps://user:password@host:port"},
+		},
+		"a mail server's password alone": {[]string{"SMTP_PASSWORD=x"}, []string{"SMTP_PASSWORD: needs SMTP_HOST"}},
+		"links that lead nowhere": {
+			[]string{"APP_ENV=production", "SMTP_URL=smtps://mail.test", "SMTP_FROM=a@example.com"},
+			[]string{"FRONTEND_URL: is needed in production beside a mail server: links in mails lead there"},
+		},
+		"a front end with a fragment": {
+			[]string{"FRONTEND_URL=https://app.test/#/"}, []string{`FRONTEND_URL: "https://app.test/#/" has a query or a fragment`},
+		},
+		"a mail server in parts": {
+			[]string{"APP_ENV=production", "SMTP_HOST=mail.test", "SMTP_PORT=465", "SMTP_USERNAME=u", "SMTP_PASSWORD=p",
+				"SMTP_FROM=Bond Mate <a@example.com>", "FRONTEND_URL=https://app.test"}, nil,
+		},
 		"set to nothing counts as unset": {[]string{"PORT=", "DATABASE_URL= "}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -216,7 +239,7 @@ func TestPrintHidesSecrets(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg, err := Load([]string{"DATABASE_URL=" + url})
+			cfg, err := Load([]string{"DATABASE_URL=" + url, "SMTP_HOST=mail.test", "SMTP_USERNAME=u", "SMTP_PASSWORD=hunter2", "SMTP_FROM=a@example.com"})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -220,6 +220,8 @@ func TestTables(t *testing.T) {
 		}
 		r.exec(`INSERT INTO realtime_tickets (hash, user_id, session_id, expires_at) VALUES ($1, $2, $3, $4)`,
 			[]byte{byte(i)}, ana, r.session(ana, -day, 0), ago(time.Duration(i-1)*time.Minute))
+		r.exec(`INSERT INTO mail_tokens (hash, user_id, purpose, email, expires_at) VALUES ($1, $2, 1, 'a@example.org', $3)`,
+			[]byte{byte(i)}, ana, ago(time.Duration(i-1)*time.Minute))
 	}
 	for offset, d := range []time.Duration{6 * day, 8 * day, 31 * day} {
 		r.exec(`INSERT INTO dead_letters (topic, partition, log_offset, error, key, headers, value, created_at)
@@ -273,6 +275,7 @@ func TestTables(t *testing.T) {
 	r.want("pushes", []string{"young", "young", "young", "young", "young"}, `SELECT error FROM push_deliveries ORDER BY 1`)
 	r.want("tickets", []string{`\x00`, `\x01`}, `SELECT hash::text FROM realtime_tickets ORDER BY 1`)
 	r.want("attempts", []string{"counts", "place"}, `SELECT convert_from(key, 'UTF8') FROM login_attempts ORDER BY 1`)
+	r.want("tokens of mails", []string{`\x00`, `\x01`}, `SELECT hash::text FROM mail_tokens ORDER BY 1`)
 	r.want("dead letters", []string{"0:v", "1:nothing"}, `SELECT log_offset || ':' || COALESCE(convert_from(value, 'UTF8'), 'nothing') FROM dead_letters ORDER BY 1`)
 	r.want("bytes of dead letters", []string{"1"}, `SELECT count(*)::text FROM dead_letters WHERE key IS NOT NULL OR headers <> '[]'`)
 	r.want("parked actions", []string{"waits", "young"}, `SELECT error FROM parked_actions ORDER BY 1`)

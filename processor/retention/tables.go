@@ -24,6 +24,7 @@ func (s *Sweeper) tasks() []task {
 		{name: "activity_months", lock: 7, step: s.months},
 		{name: "realtime_tickets", lock: 8, step: s.older("realtime_tickets", deleteTicketsSQL, 0)},
 		{name: "login_attempts", lock: 15, step: s.older("login_attempts", deleteAttemptsSQL, 0)},
+		{name: "mail_tokens", lock: 14, step: s.older("mail_tokens", deleteLinksSQL, 0)},
 		{name: "sessions", lock: 9, step: s.sessions},
 		{name: taskSides, lock: 10, step: s.paged(taskSides, "pair_sides", deleteSidesSQL, keepSends)},
 		{name: taskCuts, lock: 11, step: s.paged(taskCuts, "cuts", deleteCutsSQL, s.cfg.Keep.Events)},
@@ -67,6 +68,11 @@ DELETE FROM realtime_tickets WHERE hash = ANY (ARRAY(
 const deleteAttemptsSQL = `
 DELETE FROM login_attempts WHERE key = ANY (ARRAY(
     SELECT a.key FROM login_attempts a WHERE a.forget_at < $1 ORDER BY a.forget_at LIMIT $2 FOR UPDATE SKIP LOCKED))`
+
+// Who uses one up at this moment has it in hand.
+const deleteLinksSQL = `
+DELETE FROM mail_tokens WHERE hash = ANY (ARRAY(
+    SELECT t.hash FROM mail_tokens t WHERE t.expires_at < $1 ORDER BY t.expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))`
 
 // older removes rows of a table that are older than keep, a batch a step.
 func (s *Sweeper) older(table, sql string, keep time.Duration) func(context.Context, pgx.Tx, *place) (done, error) {
