@@ -731,6 +731,11 @@ func testExport(t *testing.T, w *town) {
 		who.call("POST", "/api/reports", map[string]any{"targetUserId": whom.id, "reason": who.name + "-report", "detail": who.name + "-detail"}).want(201)
 	}
 	breakup := ben.call("POST", partners+"/breakup", map[string]any{"reason": "Ben-breakup"}).want(200).text("result", "breakupId")
+	for _, path := range []string{"/api/account/export", "/api/sync", partners + "/breakup-status"} { // while it is open
+		if got := ana.get(path).want(200); !strings.Contains(string(got.raw), breakup) || strings.Contains(string(got.raw), "Ben-breakup") {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
 	ben.call("DELETE", partners+"/breakup/"+breakup, nil).want(200)
 	ana.call("POST", partners+"/breakup", map[string]any{"reason": "Ana-breakup"}).want(200)
 	ben.call("POST", partners+"/remove", map[string]any{"reason": "Ben-reason", "quiet": true}).want(200)
