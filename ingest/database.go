@@ -69,15 +69,16 @@ func (d *database) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 // databaseAway tells an error of a server that is gone, full or too slow from one of the
 // statement itself.
 func databaseAway(err error) bool {
+	// Before the server's own codes: whatever it says, it has let nobody in.
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pgErr.Code[:2] {
 		case "08", "53", "57", "58": // connection, resources, intervention (with timeouts), system
 			return true
 		}
 		return pgErr.Code == "55P03" || pgErr.Code == "25P03" // lock and idle-in-transaction timeouts
-	}
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return true
 	}
 	if _, ok := errors.AsType[net.Error](err); ok {
 		return true

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
@@ -95,7 +94,7 @@ func killBeforeRelay(t *testing.T, c *cluster, owner *process, posts partingtest
 		t.Fatal(err)
 	}
 	eventually(t, 20*time.Second, "the owner's COMMIT waits", waiting("advisory"))
-	owner.signal(syscall.SIGSTOP)
+	owner.freeze()
 	if err := atCommit.Rollback(ctx); err != nil {
 		t.Fatal(err)
 	}

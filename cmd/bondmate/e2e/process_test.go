@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -131,6 +132,30 @@ func scanReady(stdout io.Reader, ready chan<- string) {
 func (p *process) server() *phone.Server { return phone.NewServer(p.url) }
 
 func (p *process) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// freeze stops the process (SIGSTOP) and returns when none of its threads runs any more: on
+// a busy machine that takes a while after the signal was sent.
+func (p *process) freeze() {
+	p.t.Helper()
+	p.signal(syscall.SIGSTOP)
+	eventually(p.t, 20*time.Second, p.name+" stands still", func() (bool, error) {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		if err != nil || len(stats) == 0 {
+			return false, err
+		}
+		for _, file := range stats {
+			stat, err := os.ReadFile(file)
+			if err != nil {
+				return false, nil // a thread that has just ended
+			}
+			// The state follows the name, which is in parentheses: proc(5).
+			if i := bytes.LastIndexByte(stat, ')'); i < 0 || len(stat) < i+3 || stat[i+2] != 'T' {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+}
 
 // kill ends the process as a crash does, and waits until it is gone.
 func (p *process) kill() {
