@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/bondmate/backend/ingest/admin"
-	"github.com/bondmate/backend/pkg/config"
 	"github.com/bondmate/backend/pkg/postgres"
 )
 
@@ -19,12 +18,9 @@ const consoleWithin = 30 * time.Second
 // with the right that the database's password gives. The activity log names the machine and
 // the login there.
 func console(ctx context.Context, term terminal, do func(context.Context, *admin.Service, admin.Actor) error) error {
-	cfg, err := term.load()
+	cfg, err := term.loadDatabase()
 	if err != nil {
 		return err
-	}
-	if cfg.DatabaseURL == "" {
-		return &config.Fault{Variable: "DATABASE_URL", Problem: "is needed; all writes its own to DATA_DIR/postgres.dsn"}
 	}
 	log, err := newLogger(cfg, term)
 	if err != nil {

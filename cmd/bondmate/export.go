@@ -47,12 +47,9 @@ func exportCommand(term terminal) *cobra.Command {
 			"start. Where events of the span have been removed since, it says history_dropped on stderr.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := term.load()
+			cfg, err := term.loadDatabase()
 			if err != nil {
 				return err
-			}
-			if cfg.DatabaseURL == "" {
-				return &config.Fault{Variable: "DATABASE_URL", Problem: "is needed; all writes its own to DATA_DIR/postgres.dsn"}
 			}
 			span, err := terms.span(time.Now())
 			if err != nil {

@@ -45,6 +45,15 @@ func (t terminal) load() (config.Config, error) {
 	return cfg, nil
 }
 
+// loadDatabase is load for a command that works on a database of which it must be told.
+func (t terminal) loadDatabase() (config.Config, error) {
+	cfg, err := t.load()
+	if err == nil && cfg.DatabaseURL == "" {
+		err = &config.Fault{Variable: "DATABASE_URL", Problem: "is needed; all writes its own to DATA_DIR/postgres.dsn"}
+	}
+	return cfg, err
+}
+
 func run(ctx context.Context, args []string, term terminal) error {
 	root := &cobra.Command{
 		Use:           "bondmate",

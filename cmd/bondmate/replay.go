@@ -41,12 +41,9 @@ func replayCommand(term terminal) *cobra.Command {
 			"not compared further than the events reach. Texts and nicknames are in no event, and never shown.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := term.load()
+			cfg, err := term.loadDatabase()
 			if err != nil {
 				return err
-			}
-			if cfg.DatabaseURL == "" {
-				return &config.Fault{Variable: "DATABASE_URL", Problem: "is needed; all writes its own to DATA_DIR/postgres.dsn"}
 			}
 			return replay(cmd.Context(), term, cfg, terms)
 		},

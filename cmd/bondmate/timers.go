@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/bondmate/backend/pkg/config"
 	"github.com/bondmate/backend/pkg/partner"
 )
 
@@ -34,12 +33,9 @@ func timersCommand(term terminal) *cobra.Command {
 			"late or has no owner, that its pair is parked, or that applying it fails.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := term.load()
+			cfg, err := term.loadDatabase()
 			if err != nil {
 				return err
-			}
-			if cfg.DatabaseURL == "" {
-				return &config.Fault{Variable: "DATABASE_URL", Problem: "is needed; all writes its own to DATA_DIR/postgres.dsn"}
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timersWithin)
 			defer cancel()

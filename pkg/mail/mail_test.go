@@ -244,8 +244,8 @@ func checkText(t *testing.T, data string) {
 func TestNothingIsSentInTheClear(t *testing.T) {
 	t.Parallel()
 	office := open(t, false, false)
-	forward := outside(t, office)
-	sender, err := mail.NewSMTP(mail.SMTPConfig{Host: forward.IP.String(), Port: forward.Port, Username: "bond", Password: "s3cret", From: "a@example.com"})
+	// The unspecified address reaches this machine without being a loopback address.
+	sender, err := mail.NewSMTP(mail.SMTPConfig{Host: "0.0.0.0", Port: office.port, Username: "bond", Password: "s3cret", From: "a@example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,41 +257,6 @@ func TestNothingIsSentInTheClear(t *testing.T) {
 	if office.logins != 0 || len(office.mails) != 0 {
 		t.Errorf("%d logins, %d mails, want none", office.logins, len(office.mails))
 	}
-}
-
-// outside makes a post office reachable at an address of this machine that is not loopback.
-func outside(t *testing.T, office *postOffice) *net.TCPAddr {
-	t.Helper()
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		ip, ok := a.(*net.IPNet)
-		if !ok || ip.IP.IsLoopback() || ip.IP.To4() == nil {
-			continue
-		}
-		server := smtp.NewServer(office)
-		server.AllowInsecureAuth = true
-		server.ErrorLog = quiet{}
-		var lc net.ListenConfig
-		listener, err := lc.Listen(t.Context(), "tcp", net.JoinHostPort(ip.IP.String(), "0"))
-		if err != nil {
-			continue
-		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_ = server.Serve(listener) // ends with the test
-		}()
-		t.Cleanup(func() {
-			_ = server.Close()
-			<-done
-		})
-		return listener.Addr().(*net.TCPAddr)
-	}
-	t.Skip("this machine has no address but loopback")
-	return nil
 }
 
 func TestRefusalsAreToldApart(t *testing.T) {
