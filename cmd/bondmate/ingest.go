@@ -101,6 +101,10 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	if err != nil {
 		return nil, err
 	}
+	shared, err := p.openRedis()
+	if err != nil {
+		return nil, err
+	}
 	cfg := ingest.Config{
 		Pool: on.pool, Publisher: producer, Offsets: on.bus, Events: with.tail,
 		Topics: p.topics, Partitions: p.cfg.KafkaPartitions,
@@ -108,6 +112,9 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 		Log: log, Registerer: p.registry, Clock: p.clock,
 		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Edge: front, MinAppVersion: least,
 		Realtime: with.realtime,
+	}
+	if shared != nil {
+		cfg.Redis = func(ctx context.Context) error { return shared.Ping(ctx).Err() }
 	}
 	if p.cfg.Env != config.Production {
 		cfg.Demo = demo.Handler(with.pushes)

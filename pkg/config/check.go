@@ -94,6 +94,7 @@ func (c Config) check() []*Fault {
 	check.lasts("KAFKA_SESSION_TIMEOUT", c.KafkaSessionTimeout, time.Second, 5*time.Minute)
 
 	check.kafkaSecurity(c)
+	check.redis(c)
 
 	check.readable("JWT_PRIVATE_KEY_FILE", c.JWTPrivateKeyFile)
 	check.readable("FIREBASE_CREDENTIALS_FILE", c.FirebaseCredentialsFile)

@@ -59,6 +59,12 @@ type Config struct {
 	KafkaSASLPassword     string        `env:"KAFKA_SASL_PASSWORD" secret:"all" about:"its password"`
 	KafkaSASLPasswordFile string        `env:"KAFKA_SASL_PASSWORD_FILE" about:"a file with the password instead; like the files of TLS it is read for each new connection"`
 
+	RedisURL          string `env:"REDIS_URL" secret:"url" about:"Redis for what instances share: redis://user:password@host:6379/0, or rediss://; unset: REDIS_HOST, else each instance for itself"`
+	RedisHost         string `env:"REDIS_HOST" about:"Redis, in the place of REDIS_URL"`
+	RedisPort         int    `env:"REDIS_PORT" envDefault:"6379" about:"port at REDIS_HOST"`
+	RedisPassword     string `env:"REDIS_PASSWORD" secret:"value" about:"password at REDIS_HOST"`
+	RedisPasswordFile string `env:"REDIS_PASSWORD_FILE" about:"file with the password of Redis instead, read for each new connection"`
+
 	JWTPrivateKeyFile string `env:"JWT_PRIVATE_KEY_FILE" about:"RSA key that signs access tokens (PEM); unset outside production: generated in DATA_DIR"`
 
 	FirebaseCredentialsFile string        `env:"FIREBASE_CREDENTIALS_FILE" about:"service account for FCM; unset outside production: a stand-in records pushes in DATA_DIR"`

@@ -20,7 +20,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := Config{
 		Env: Development, LogLevel: "info", LogFormat: "auto", Port: 3000, DataDir: ".bondmate",
 		DatabaseMaxConns: 50, DatabaseMinConns: 5, PostgresRepository: "https://repo1.maven.org/maven2",
-		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, KafkaSessionTimeout: 10 * time.Second,
+		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, RedisPort: 6379, KafkaSessionTimeout: 10 * time.Second,
 		PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
 		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, RetentionEvents: 2160 * time.Hour, RetentionCommands: 720 * time.Hour, RetentionPushes: 1080 * time.Hour,
 		RetentionReports: 2160 * time.Hour, SlotsFree: 1, SlotsPremium: 3, RetentionInterval: time.Hour, MessageMaxLength: 500,
@@ -159,6 +159,21 @@ func TestLoadFaults(t *testing.T) {
 			[]string{"APP_ENV=production", "SMTP_HOST=mail.test", "SMTP_PORT=465", "SMTP_USERNAME=u", "SMTP_PASSWORD=p",
 				"SMTP_FROM=Bond Mate <a@example.com>", "FRONTEND_URL=https://app.test"}, nil,
 		},
+		"Redis said twice": {
+			[]string{"REDIS_URL=redis://h:6379/1", "REDIS_HOST=h", "REDIS_PASSWORD=hunter2"},
+			[]string{"REDIS_HOST: is not read beside REDIS_URL: set one of the two", "REDIS_PASSWORD: is not read beside REDIS_URL: set one of the two"},
+		},
+		"a URL of Redis is not repeated": {
+			[]string{"REDIS_URL=http://:hunter2@h"}, []string{"REDIS_URL: is not redis://user:password@host:port/db, or rediss:// for TLS"},
+		},
+		"a database of Redis that is none": {
+			[]string{"REDIS_URL=redis://h/cache"}, []string{"REDIS_URL: the path is not the number of a database"},
+		},
+		"two passwords of Redis": {
+			[]string{"REDIS_URL=redis://:hunter2@h", "REDIS_PASSWORD_FILE=/dev/null"},
+			[]string{"REDIS_PASSWORD_FILE: is set beside a password in REDIS_URL: set one of the two"},
+		},
+		"a password of Redis alone":      {[]string{"REDIS_PASSWORD=x"}, []string{"REDIS_PASSWORD: needs REDIS_URL or REDIS_HOST"}},
 		"set to nothing counts as unset": {[]string{"PORT=", "DATABASE_URL= "}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -215,6 +230,36 @@ func TestRequireRole(t *testing.T) {
 	}
 }
 
+func TestRedis(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		environ []string
+		want    Redis
+		ok      bool
+	}{
+		"none":  {nil, Redis{}, false},
+		"a URL": {[]string{"REDIS_URL=rediss://u:p@h:1/2"}, Redis{URL: "rediss://u:p@h:1/2"}, true},
+		"a host, with what a URL must escape": {
+			[]string{"REDIS_HOST=::1", "REDIS_PASSWORD=a/b@c"}, Redis{URL: "redis://:a%2Fb%40c@[::1]:6379"}, true,
+		},
+		"a password in a file": {
+			[]string{"REDIS_HOST=h", "REDIS_PORT=1", "REDIS_PASSWORD_FILE=/dev/null"}, Redis{"redis://h:1", "/dev/null"}, true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg, err := Load(test.environ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, ok := cfg.Redis()
+			if got != test.want || ok != test.ok {
+				t.Errorf("got %+v, %t, want %+v, %t", got, ok, test.want, test.ok)
+			}
+		})
+	}
+}
+
 func TestPrintHidesTheBrokersPassword(t *testing.T) {
 	t.Parallel()
 	cfg, err := Load([]string{"KAFKA_BROKERS=h:9092", "KAFKA_SASL_MECHANISM=SCRAM-SHA-512", "KAFKA_SASL_USERNAME=u", "KAFKA_SASL_PASSWORD=hunter2"})
@@ -239,7 +284,8 @@ func TestPrintHidesSecrets(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg, err := Load([]string{"DATABASE_URL=" + url, "SMTP_HOST=mail.test", "SMTP_USERNAME=u", "SMTP_PASSWORD=hunter2", "SMTP_FROM=a@example.com"})
+			cfg, err := Load([]string{"DATABASE_URL=" + url, "SMTP_HOST=mail.test", "SMTP_USERNAME=u", "SMTP_PASSWORD=hunter2", "SMTP_FROM=a@example.com",
+				"REDIS_URL=redis://:hunter2@h"})
 			if err != nil {
 				t.Fatal(err)
 			}
