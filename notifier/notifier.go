@@ -115,7 +115,10 @@ func New(cfg Config) (*Notifier, error) {
 		return nil, errors.New("notifier: Lease must be longer than CallTimeout")
 	}
 	m, s := newMetrics(cfg.Registerer), store{cfg.Pool}
-	snd := newSender(cfg, s, m)
+	snd, err := newSender(cfg, s, m)
+	if err != nil {
+		return nil, err
+	}
 	return &Notifier{
 		sender: snd,
 		consumer: &consumer{

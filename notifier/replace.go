@@ -79,9 +79,9 @@ func mark(ctx context.Context, tx pgx.Tx, now time.Time, endings []partner.Pair)
 }
 
 // messageOf returns what a claim sends: its push, or what takes that one's place.
-func messageOf(job claimed, now time.Time) Message {
+func (t texts) messageOf(job claimed, now time.Time) Message {
 	msg := Message{
-		Token: job.Token, Title: text(textTitle), Body: bodyOf(job.Preview, job.Payload.Text),
+		Token: job.Token, Title: t.text(job.Locale, textTitle), Body: t.body(job.Locale, job.Preview, job.Payload.Text),
 		Data: job.Payload.Data, Category: job.Payload.Category, CollapseID: job.Payload.CollapseID,
 		High: job.Payload.High, TTL: job.ExpiresAt.Sub(now).Truncate(time.Second), ExpiresAt: job.ExpiresAt,
 	}

@@ -36,6 +36,7 @@ type sender struct {
 	log     *slog.Logger
 	clock   func() time.Time
 	breaker *gobreaker.CircuitBreaker[struct{}]
+	texts   texts
 
 	wake    chan struct{} // capacity 1: something changed for the claimer
 	stalled atomic.Bool   // results wait for Postgres: no calls are made whose results would, too
@@ -46,10 +47,14 @@ type sender struct {
 	held map[uuid.UUID]struct{}
 }
 
-func newSender(cfg Config, s store, m *metrics) *sender {
+func newSender(cfg Config, s store, m *metrics) (*sender, error) {
+	said, err := loadTexts()
+	if err != nil {
+		return nil, err
+	}
 	snd := &sender{
 		cfg: cfg, store: s, metrics: m, log: cfg.Log, clock: cfg.Clock, wake: make(chan struct{}, 1),
-		held: map[uuid.UUID]struct{}{},
+		held: map[uuid.UUID]struct{}{}, texts: said,
 	}
 	snd.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         "push",
@@ -70,7 +75,7 @@ func newSender(cfg Config, s store, m *metrics) *sender {
 			snd.nudge()
 		},
 	})
-	return snd
+	return snd, nil
 }
 
 // nudge wakes the claimer: rows were inserted, room came free, the breaker changed.
@@ -251,7 +256,7 @@ func (s *sender) deliver(ctx, calls context.Context, job claimed) settlement {
 		callctx, cancel := context.WithTimeout(calls, s.cfg.CallTimeout)
 		defer cancel()
 		start := time.Now()
-		err := s.cfg.Provider.Send(callctx, messageOf(job, now))
+		err := s.cfg.Provider.Send(callctx, s.texts.messageOf(job, now))
 		s.metrics.call.Observe(time.Since(start).Seconds())
 		return struct{}{}, err
 	})

@@ -209,6 +209,7 @@ type claimed struct {
 	Replaces  bool // its push was sent and taken back: what is sent now replaces it, silently
 	Token     string
 	Preview   string
+	Locale    string
 	SeenAt    time.Time // the device's updated_at
 	LeaseEnds time.Time
 }
@@ -254,7 +255,7 @@ SET status = CASE WHEN j.outcome IS NULL THEN 2 ELSE 3 END,
     handed_at = CASE WHEN j.handed THEN coalesce(p.handed_at, $2) END,
     cut_at = CASE WHEN j.replaces THEN coalesce(p.cut_at, $2) ELSE p.cut_at END
 FROM (
-	SELECT q.id, q.due_at AS was_due, d.value, d.updated_at, u.push_preview, w.handed, w.withdrawn AND w.handed AS replaces,
+	SELECT q.id, q.due_at AS was_due, d.value, d.updated_at, u.push_preview, u.locale, w.handed, w.withdrawn AND w.handed AS replaces,
 		CASE
 			WHEN q.expires_at <= $2 THEN 'expired'
 			WHEN d.id IS NULL OR u.id IS NULL OR s.id IS NULL THEN 'unregistered'
@@ -283,7 +284,7 @@ FROM (
 ) j
 WHERE p.id = j.id
 RETURNING p.id, p.type, p.attempts, j.was_due, p.expires_at, p.payload, j.replaces, coalesce(p.outcome, ''),
-	coalesce(j.value, ''), coalesce(j.push_preview, ''), coalesce(j.updated_at, 'epoch')`
+	coalesce(j.value, ''), coalesce(j.push_preview, ''), coalesce(j.locale, ''), coalesce(j.updated_at, 'epoch')`
 
 // claimTerms say what to claim and for how long.
 type claimTerms struct {
@@ -329,7 +330,7 @@ func (s store) claim(ctx context.Context, now time.Time, terms claimTerms) ([]cl
 				outcome Outcome
 			)
 			scanErr := row.Scan(&c.ID, &kind, &c.Attempts, &c.DueAt, &c.ExpiresAt, &c.Payload, &c.Replaces, &outcome,
-				&c.Token, &c.Preview, &c.SeenAt)
+				&c.Token, &c.Preview, &c.Locale, &c.SeenAt)
 			c.Kind = partner.EventType(kind)
 			if outcome == "" {
 				jobs = append(jobs, c)

@@ -1,5 +1,14 @@
 package notifier
 
+import (
+	"embed"
+	"encoding/json"
+	"fmt"
+
+	"github.com/nicksnyder/go-i18n/v2/i18n"
+	"golang.org/x/text/language"
+)
+
 // textKey names a text of a push in every language.
 type textKey string
 
@@ -19,32 +28,47 @@ const (
 // about. Everything else means discreet.
 const previewFull = "full"
 
-// text returns a text in English, the language of every user so far.
-func text(key textKey) string {
-	switch key {
-	case textTitle:
-		return "Bond Mate"
-	case textRequestReceived:
-		return "You have a partner request"
-	case textRequestAccepted:
-		return "Your partner request was accepted"
-	case textRequestDeclined:
-		return "Your partner request was declined"
-	case textPartnershipEnded:
-		return "A partnership has ended"
-	case textBreakupRequested:
-		return "Your partner would like to part"
-	case textBreakupDeclined:
-		return "Your partner would like to stay"
-	case textDiscreet:
+// locales holds one file a language; English has every text, and is what a user of none of
+// these languages reads.
+//
+//go:embed locales/active.*.json
+var locales embed.FS
+
+// texts are what pushes say, in every language. They are safe for concurrent use.
+type texts struct{ bundle *i18n.Bundle }
+
+func loadTexts() (texts, error) {
+	bundle := i18n.NewBundle(language.English)
+	bundle.RegisterUnmarshalFunc("json", json.Unmarshal)
+	files, err := locales.ReadDir("locales")
+	if err != nil {
+		return texts{}, fmt.Errorf("list texts of pushes: %w", err)
 	}
-	return "You have an update"
+	for _, file := range files {
+		if _, err := bundle.LoadMessageFileFS(locales, "locales/"+file.Name()); err != nil {
+			return texts{}, fmt.Errorf("read texts of pushes: %w", err)
+		}
+	}
+	return texts{bundle}, nil
 }
 
-// bodyOf returns what a locked screen shows.
-func bodyOf(preview string, key textKey) string {
+// text returns a text in the language of a locale (BCP 47), or in the nearest one that
+// there is. A key of another release is the discreet text.
+func (t texts) text(locale string, key textKey) string {
+	localizer := i18n.NewLocalizer(t.bundle, locale)
+	for _, id := range []textKey{key, textDiscreet} {
+		// With an error, too, when only English has it: that text is returned and meant.
+		if text, _ := localizer.Localize(&i18n.LocalizeConfig{MessageID: string(id)}); text != "" {
+			return text
+		}
+	}
+	return ""
+}
+
+// body returns what a locked screen shows.
+func (t texts) body(locale, preview string, key textKey) string {
 	if preview != previewFull {
 		key = textDiscreet
 	}
-	return text(key)
+	return t.text(locale, key)
 }
