@@ -17,6 +17,7 @@ import (
 	"firebase.google.com/go/v4/messaging"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/google"
+	"golang.org/x/oauth2/jwt"
 	"google.golang.org/api/option"
 )
 
@@ -33,7 +34,7 @@ const (
 
 // FirebaseConfig is what the Firebase provider needs.
 type FirebaseConfig struct {
-	CredentialsFile string           // a service account's JSON file; required
+	CredentialsFile string           // a service account's JSON file, read again for each token; required
 	Endpoint        string           // base URL instead of FCM's own, without /v1
 	InFlight        int              // connections kept; default 32
 	Clock           func() time.Time // default time.Now
@@ -58,19 +59,9 @@ func NewFirebase(ctx context.Context, cfg FirebaseConfig) (*Firebase, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	key, err := os.ReadFile(cfg.CredentialsFile)
+	project, _, err := readAccount(cfg.CredentialsFile)
 	if err != nil {
-		return nil, fmt.Errorf("read the Firebase credentials: %w", err)
-	}
-	var account struct {
-		ProjectID string `json:"project_id"`
-	}
-	if err = json.Unmarshal(key, &account); err != nil {
-		return nil, fmt.Errorf("read the Firebase credentials %s: %w", cfg.CredentialsFile, err)
-	}
-	grant, err := google.JWTConfigFromJSON(key, messagingScope)
-	if err != nil {
-		return nil, fmt.Errorf("read the Firebase credentials %s: %w", cfg.CredentialsFile, err)
+		return nil, err
 	}
 	base := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
@@ -86,8 +77,13 @@ func NewFirebase(ctx context.Context, cfg FirebaseConfig) (*Firebase, error) {
 	transport := &singleAttempt{base: base, clock: cfg.Clock, tokens: &tokens{
 		lock:  make(chan struct{}, 1),
 		clock: cfg.Clock,
-		// A new source each time: the library's own caches tokens and locks without a deadline.
 		fetch: func(ctx context.Context) (*oauth2.Token, error) {
+			// The file anew, so that a key that was replaced holds from the next token on. A new
+			// source each time: the library's own caches tokens and locks without a deadline.
+			_, grant, err := readAccount(cfg.CredentialsFile)
+			if err != nil {
+				return nil, err
+			}
 			return grant.TokenSource(context.WithValue(ctx, oauth2.HTTPClient, fetcher)).Token()
 		},
 	}}
@@ -95,7 +91,7 @@ func NewFirebase(ctx context.Context, cfg FirebaseConfig) (*Firebase, error) {
 	if cfg.Endpoint != "" {
 		opts = append(opts, option.WithEndpoint(cfg.Endpoint+"/v1"))
 	}
-	app, err := firebase.NewApp(ctx, &firebase.Config{ProjectID: account.ProjectID}, opts...)
+	app, err := firebase.NewApp(ctx, &firebase.Config{ProjectID: project}, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("set up Firebase: %w", err)
 	}
@@ -104,6 +100,24 @@ func NewFirebase(ctx context.Context, cfg FirebaseConfig) (*Firebase, error) {
 		return nil, fmt.Errorf("set up Firebase messaging: %w", err)
 	}
 	return &Firebase{client: client, base: base}, nil
+}
+
+// readAccount reads a service account's project and its right to push.
+func readAccount(file string) (project string, grant *jwt.Config, err error) {
+	key, err := os.ReadFile(file) // #nosec G304 -- the operator names it
+	if err != nil {
+		return "", nil, fmt.Errorf("read the Firebase credentials: %w", err)
+	}
+	var account struct {
+		ProjectID string `json:"project_id"`
+	}
+	if err = json.Unmarshal(key, &account); err != nil {
+		return "", nil, fmt.Errorf("read the Firebase credentials %s: %w", file, err)
+	}
+	if grant, err = google.JWTConfigFromJSON(key, messagingScope); err != nil {
+		return "", nil, fmt.Errorf("read the Firebase credentials %s: %w", file, err)
+	}
+	return account.ProjectID, grant, nil
 }
 
 // Close drops idle connections.

@@ -34,7 +34,7 @@ type Config struct {
 	HTTPSRedirect Switch        `env:"HTTPS_REDIRECT" envDefault:"off" about:"on: send plain requests to HTTPS, as trusted proxies tell them apart"`
 	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" about:"how long a stopping process goes on serving after it reports unready; 5s behind a load balancer"`
 
-	DatabaseURL      string `env:"DATABASE_URL" secret:"url" about:"PostgreSQL 15 or newer; unset: all starts one in DATA_DIR"`
+	DatabaseURL      string `env:"DATABASE_URL" secret:"url" about:"PostgreSQL 15 or newer, as libpq reads it: passfile= and the files of TLS are read again for each connection; unset: all starts one in DATA_DIR"`
 	DatabaseReadURL  string `env:"DATABASE_READ_URL" secret:"url" about:"a replica that export reads from; unset: DATABASE_URL"`
 	DatabaseMaxConns int    `env:"DATABASE_MAX_CONNS" envDefault:"50" about:"most connections of this process"`
 	DatabaseMinConns int    `env:"DATABASE_MIN_CONNS" envDefault:"5" about:"connections kept open while idle"`
@@ -67,7 +67,7 @@ type Config struct {
 
 	JWTPrivateKeyFile string `env:"JWT_PRIVATE_KEY_FILE" about:"RSA key that signs access tokens (PEM); unset outside production: generated in DATA_DIR"`
 
-	FirebaseCredentialsFile string        `env:"FIREBASE_CREDENTIALS_FILE" about:"service account for FCM; unset outside production: a stand-in records pushes in DATA_DIR"`
+	FirebaseCredentialsFile string        `env:"FIREBASE_CREDENTIALS_FILE" about:"service account for FCM, read again for each access token; unset outside production: a stand-in records pushes in DATA_DIR"`
 	FCMEndpoint             string        `env:"FCM_ENDPOINT" about:"base URL of FCM HTTP v1, for tests; unset: Google's"`
 	PushGrace               time.Duration `env:"PUSH_GRACE" envDefault:"1.5s" about:"how long a push waits for a visible socket to acknowledge its event"`
 

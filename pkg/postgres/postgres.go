@@ -21,7 +21,8 @@ import (
 
 // Config says how to open a pool. Zero durations leave the server's own setting.
 type Config struct {
-	// URL is a connection string as libpq reads it: a postgres:// URL or key=value pairs.
+	// URL is a connection string as libpq reads it: a postgres:// URL or key=value pairs. Files
+	// that it names are read again for each connection.
 	URL      string
 	AppName  string // shown in pg_stat_activity; default "bondmate"
 	MaxConns int    // default 50
@@ -77,6 +78,7 @@ func (c Config) pool() (*pgxpool.Config, error) {
 		cfg.MaxConns = defaultMaxConns
 	}
 	cfg.MinConns = min(int32(max(c.MinConns, 0)), cfg.MaxConns) // #nosec G115 -- as above
+	cfg.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error { return c.readFiles(conn) }
 	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		RegisterIDArrays(conn.TypeMap())
 		return nil
@@ -86,6 +88,18 @@ func (c Config) pool() (*pgxpool.Config, error) {
 	cfg.MaxConnLifetimeJitter = 10 * time.Minute
 	cfg.HealthCheckPeriod = 15 * time.Second
 	return cfg, nil
+}
+
+// readFiles reads again what the connection string says by the name of a file (passfile,
+// sslcert, sslkey, sslrootcert): a password or a certificate that was replaced holds from the
+// next connection on.
+func (c Config) readFiles(conn *pgx.ConnConfig) error {
+	now, err := pgx.ParseConfig(c.URL)
+	if err != nil {
+		return fmt.Errorf("read postgres connection string: %w", err)
+	}
+	conn.Password, conn.TLSConfig, conn.Fallbacks = now.Password, now.TLSConfig, now.Fallbacks
+	return nil
 }
 
 func setSession(conn *pgx.ConnConfig, c Config) {
