@@ -12,20 +12,11 @@ import (
 	"github.com/bondmate/backend/pkg/partner"
 )
 
-// maxUnread bounds what counting costs: no more than so many of the newest entries are
-// looked at.
-const maxUnread = 1000
-
 // The epoch, the head, the oldest sequence kept, the read mark, and how many entries after
-// it are unread: of the types that count ($2), neither withdrawn nor silent, nor the user's
-// own doing. What any session has acknowledged counts as read, too.
+// it are unread. What any session has acknowledged counts as read, too.
 const selectInboxState = `
 SELECT e.epoch, s.last, COALESCE((SELECT seq FROM inbox WHERE user_id = $1 ORDER BY seq LIMIT 1), 0), s.read,
-    (SELECT count(*)
-     FROM inbox_entries i JOIN events v ON v.partition = i.partition AND v.seq = i.event_seq
-     WHERE i.user_id = $1 AND i.seq > GREATEST(s.read, s.last - $3) AND v.type = ANY($2) AND NOT i.withdrawn
-         AND i.origin IS DISTINCT FROM $1 AND v.data ->> 'silent' IS DISTINCT FROM 'true'
-         AND v.data ->> 'byUserId' IS DISTINCT FROM $1::text AND v.data ->> 'fromUserId' IS DISTINCT FROM $1::text)
+    unread_count($1, $2, $3)
 FROM stream_epoch e,
     (SELECT COALESCE(max(last_seq), 0) AS last,
         GREATEST(COALESCE(max(read_seq), 0), (SELECT COALESCE(max(seq), 0) FROM acks WHERE user_id = $1)) AS read
@@ -46,14 +37,8 @@ func (s inboxState) gone() int64 {
 }
 
 func loadInboxState(ctx context.Context, q querier, user uuid.UUID) (inboxState, error) {
-	var kinds []int16
-	for _, kind := range partner.EventTypes() {
-		if kind.Unread() {
-			kinds = append(kinds, int16(kind))
-		}
-	}
 	var s inboxState
-	err := q.QueryRow(ctx, selectInboxState, user, kinds, maxUnread).Scan(&s.epoch, &s.last, &s.oldest, &s.read, &s.unread)
+	err := q.QueryRow(ctx, selectInboxState, user, partner.UnreadEventTypes(), partner.MaxUnread).Scan(&s.epoch, &s.last, &s.oldest, &s.read, &s.unread)
 	if err != nil {
 		return s, fmt.Errorf("load inbox state of %s: %w", user, err)
 	}

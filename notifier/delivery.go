@@ -30,6 +30,7 @@ type payload struct {
 	Category   string            `json:"category"`
 	CollapseID string            `json:"collapseId"`
 	High       bool              `json:"high,omitempty"`
+	Quietly    bool              `json:"quietly,omitempty"` // the statements look whether it is there
 	AppliedAt  time.Time         `json:"appliedAt"`
 }
 
@@ -89,7 +90,7 @@ func pushesOf(rules map[partner.EventType]rule, ev contract.Event, now time.Time
 					"v": "1", "eventId": ev.EventID.String(), "seq": strconv.FormatInt(to.InboxSeq, 10),
 					"epoch": ev.Epoch, "type": ev.Type, "link": linkOf(kind, data),
 				},
-				Text: r.text, Category: string(kind.Category()), CollapseID: r.collapseID(ev.EventID, data), High: r.high,
+				Text: r.text, Category: string(kind.Category()), CollapseID: r.collapseID(ev.EventID, data), High: r.high, Quietly: r.quietly,
 				AppliedAt: ev.AppliedAt,
 			},
 		})

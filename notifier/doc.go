@@ -49,10 +49,15 @@
 //
 // What an ending took back after it was sent is replaced by a message without a
 // notification: on iOS a background push, with content-available. Its data are those of
-// the push save type, which is withdrawn, and link, which opens the list; replaces is the
-// collapse id: the tag (Android) or the identifier (iOS) of what the app takes off the
+// the push save type, which is withdrawn, and link, which opens the list; unread is how much
+// there is to read now, for the app's icon; replaces is the collapse id: the tag (Android) or the identifier (iOS) of what the app takes off the
 // screen. A phone that was off gets it instead of the push. It shows, sounds and counts
 // nothing.
+//
+// Every push that shows something says how many entries of the inbox are unread, counted as
+// GET /api/notifications does when it is claimed (aps.badge, notification_count). Who reads on
+// one device (inbox.read) gets that number on the others by a message that shows nothing; not
+// on the device that has acknowledged it, and quiet hours do not hold it up.
 //
 // Apps open the list for a link that they do not know. Which events are pushed, and how,
 // is the table in rule.go.

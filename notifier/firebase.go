@@ -183,15 +183,23 @@ func fcmMessage(msg Message) *messaging.Message {
 	if msg.CollapseID != "" {
 		headers["apns-collapse-id"] = msg.CollapseID
 	}
+	var badge *int
+	if msg.Badge != noBadge {
+		badge = &msg.Badge
+	}
 	if msg.Silent {
-		// Apple delivers what is to wake an app in the background at this priority only.
+		// Apple delivers what is to wake an app in the background at this priority only, and sets
+		// a badge for what counts as an alert, if one without words.
 		headers["apns-push-type"], headers["apns-priority"] = "background", "5"
+		if badge != nil {
+			headers["apns-push-type"] = "alert"
+		}
 		return &messaging.Message{
 			Token:   msg.Token,
 			Data:    msg.Data,
 			Android: &messaging.AndroidConfig{CollapseKey: msg.CollapseID, Priority: androidPriority, TTL: &ttl},
 			APNS: &messaging.APNSConfig{
-				Headers: headers, Payload: &messaging.APNSPayload{Aps: &messaging.Aps{ContentAvailable: true}},
+				Headers: headers, Payload: &messaging.APNSPayload{Aps: &messaging.Aps{ContentAvailable: true, Badge: badge}},
 			},
 		}
 	}
@@ -201,11 +209,11 @@ func fcmMessage(msg Message) *messaging.Message {
 		Notification: &messaging.Notification{Title: msg.Title, Body: msg.Body},
 		Android: &messaging.AndroidConfig{
 			CollapseKey: msg.CollapseID, Priority: androidPriority, TTL: &ttl,
-			Notification: &messaging.AndroidNotification{Tag: msg.CollapseID, ChannelID: msg.Category},
+			Notification: &messaging.AndroidNotification{Tag: msg.CollapseID, ChannelID: msg.Category, NotificationCount: badge},
 		},
 		APNS: &messaging.APNSConfig{
 			Headers: headers,
-			Payload: &messaging.APNSPayload{Aps: &messaging.Aps{Category: msg.Category, Sound: "default"}},
+			Payload: &messaging.APNSPayload{Aps: &messaging.Aps{Category: msg.Category, Sound: "default", Badge: badge}},
 		},
 	}
 }

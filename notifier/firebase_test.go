@@ -45,7 +45,9 @@ func TestCredentialsAreReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
-	send := func() error { return f.Send(t.Context(), Message{Token: "phone", Title: "a", TTL: time.Minute, ExpiresAt: now}) }
+	send := func() error {
+		return f.Send(t.Context(), Message{Token: "phone", Title: "a", TTL: time.Minute, ExpiresAt: now})
+	}
 	if got := verdictOf(send()); got != Denied {
 		t.Errorf("with another's key: %s, want denied", got)
 	}

@@ -98,7 +98,8 @@ type Message struct {
 	Token      string
 	Title      string
 	Body       string
-	Silent     bool // shows, sounds and counts nothing: Title, Body and Category are not read
+	Silent     bool // shows and sounds nothing: Title, Body and Category are not read
+	Badge      int  // how many entries of the inbox are unread; noBadge: not told
 	Data       map[string]string
 	Category   string        // Android channel, iOS category
 	CollapseID string        // a later message with the same one replaces this one; ≤ 64 bytes
@@ -106,6 +107,9 @@ type Message struct {
 	TTL        time.Duration // how long the provider keeps it for a phone that is off
 	ExpiresAt  time.Time
 }
+
+// noBadge leaves the number on the app's icon as it is.
+const noBadge = -1
 
 // Provider sends pushes. Send returns nil when the provider took the message, else a
 // *SendError. It makes at most one call, and returns soon after ctx ends.

@@ -52,13 +52,14 @@ func (d dueRow) quietUntil(now time.Time) (time.Time, bool) {
 
 // A delivery whose time is over before the hours are is looked at again when it is, to be
 // settled. A claim whose result never came may have reached the phone (handed_at). What
-// takes a push off the phone does not wait.
+// takes a push off the phone, or sets its badge alone, does not wait.
 const putOffDue = `
 UPDATE push_deliveries p
 SET status = 1, due_at = LEAST(k.until, p.expires_at),
     handed_at = CASE WHEN p.status = 2 THEN coalesce(p.handed_at, $3) ELSE p.handed_at END
 FROM unnest($1::uuid[], $2::timestamptz[]) AS k (id, until)
 WHERE p.id = k.id AND p.expires_at > $3
+  AND NOT p.payload ? 'quietly'
   AND NOT EXISTS (SELECT FROM inbox_entries i WHERE i.user_id = p.user_id AND i.seq = p.seq AND i.withdrawn)
 RETURNING p.id, p.type`
 

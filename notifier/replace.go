@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -83,15 +84,20 @@ func (t texts) messageOf(job claimed, now time.Time) Message {
 	msg := Message{
 		Token: job.Token, Title: t.text(job.Locale, textTitle), Body: t.body(job.Locale, job.Preview, job.Payload.Text),
 		Data: job.Payload.Data, Category: job.Payload.Category, CollapseID: job.Payload.CollapseID,
-		High: job.Payload.High, TTL: job.ExpiresAt.Sub(now).Truncate(time.Second), ExpiresAt: job.ExpiresAt,
+		High: job.Payload.High, Silent: job.Payload.Quietly, Badge: job.Unread, TTL: job.ExpiresAt.Sub(now).Truncate(time.Second), ExpiresAt: job.ExpiresAt,
 	}
-	if !job.Replaces {
+	if !msg.Silent && !job.Replaces {
 		return msg
 	}
-	// No word of what it was: the place in the inbox, and what to take off the screen.
 	msg.Silent, msg.Title, msg.Body, msg.Category = true, "", "", ""
 	msg.Data = maps.Clone(msg.Data)
-	msg.Data["type"], msg.Data["link"], msg.Data["replaces"] = kindWithdrawn, linkList, msg.CollapseID
+	msg.Data["unread"] = strconv.Itoa(job.Unread)
+	if job.Replaces {
+		// No word of what it was: the place in the inbox, and what to take off the screen. No
+		// badge either: that would make an alert of it, which asks Apple to show something.
+		msg.Data["type"], msg.Data["link"], msg.Data["replaces"] = kindWithdrawn, linkList, msg.CollapseID
+		msg.Badge = noBadge
+	}
 	return msg
 }
 

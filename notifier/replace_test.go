@@ -162,9 +162,7 @@ func TestInFlightIsReplaced(t *testing.T) {
 			w.of(ex, p.user, 5)
 			w.background(n.Run)
 			w.deliver(n, received(5, p.user))
-			w.await("the call to begin", func() bool {
-				return query[int](w, `SELECT count(*) FROM push_deliveries WHERE status = 2`) == 1
-			})
+			w.await("the call to begin", func() bool { return w.fcm.Begun() == 1 })
 			w.cut(p.user, 0, 5)
 			w.deliver(n, ending(p.user, ex))
 			w.awaitSettled(1)
@@ -324,7 +322,7 @@ func TestReplacementMessage(t *testing.T) {
 		"token": "phone",
 		"data": map[string]any{
 			"v": "1", "eventId": ev.EventID.String(), "seq": "5", "epoch": "e1", "type": "withdrawn",
-			"link": "bondmate://notifications", "replaces": collapse,
+			"link": "bondmate://notifications", "replaces": collapse, "unread": "0",
 		},
 		"android": map[string]any{"priority": "high", "collapse_key": collapse},
 		"apns": map[string]any{

@@ -16,6 +16,7 @@ type rule struct {
 	collapseBy subject       // pushes about one thing replace each other
 	text       textKey       // for those who do not want it discreet
 	ends       bool          // may come of what takes back pushes that were sent: see replace.go
+	quietly    bool          // shows and sounds nothing: it sets the badge of the user's other devices
 }
 
 // subject is the thing that an event is about.
@@ -25,6 +26,7 @@ const (
 	theEvent subject = iota
 	theRequest
 	thePartnership
+	theBadge
 )
 
 const day = 24 * time.Hour
@@ -32,7 +34,7 @@ const day = 24 * time.Hour
 // rules is the one table of what is pushed, and how; its category, and what counts as
 // unread, is in the core's table, which the app's settings and lists read, too. A recipient
 // whose own doing the event is (byUserId or fromUserId) never gets a push of it, nor does
-// anyone of a silent one.
+// anyone of a silent one; inbox.read, which is for the reader's own devices, names nobody.
 //
 // Both recipients of partnership.started know already: one did it and the other got
 // request.accepted. What time did (expired, superseded, archived) is for the next look
@@ -77,7 +79,8 @@ func rules() map[partner.EventType]rule {
 		partner.EventProfileUpdated:   {},
 		partner.EventBlockChanged:     {ends: true}, // to the blocker alone, and their own doing
 		partner.EventAccountDeleted:   {ends: true},
-		partner.EventInboxRead:        {},
+		// The user's own doing, for their other devices: what was read on one is unread on none.
+		partner.EventInboxRead: {pushed: true, ttl: day, collapseBy: theBadge, quietly: true},
 	}
 }
 
@@ -93,6 +96,8 @@ func (r rule) collapseID(event uuid.UUID, data partner.EventData) string {
 	switch {
 	case r.collapseBy == theRequest && data.RequestID != nil:
 		return "request-" + data.RequestID.String()
+	case r.collapseBy == theBadge:
+		return "badge"
 	case r.collapseBy == thePartnership && data.PartnershipID != nil:
 		return "partnership-" + data.PartnershipID.String()
 	default:

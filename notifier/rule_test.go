@@ -23,7 +23,10 @@ func TestRulesCoverEveryEventType(t *testing.T) {
 		if !r.pushed && kind.Category() != "" {
 			t.Errorf("%s has the category %s and is not pushed", kind, kind.Category())
 		}
-		if r.pushed && (r.ttl <= 0 || r.ttl > 28*day || kind.Category() == "" || said.text("en", r.text) == said.text("en", textDiscreet)) {
+		if r.quietly && (!r.pushed || r.ttl <= 0 || r.text != "" || kind.Category() != "") {
+			t.Errorf("%s shows nothing and has the rule %+v", kind, r)
+		}
+		if r.pushed && !r.quietly && (r.ttl <= 0 || r.ttl > 28*day || kind.Category() == "" || said.text("en", r.text) == said.text("en", textDiscreet)) {
 			t.Errorf("%s is pushed with an incomplete rule %+v", kind, r)
 		}
 	}

@@ -127,11 +127,11 @@ func TestMessage(t *testing.T) {
 		"notification": map[string]any{"title": "Bond Mate", "body": "You have an update"},
 		"android": map[string]any{
 			"priority": "high", "collapse_key": collapse,
-			"notification": map[string]any{"tag": collapse, "channel_id": "requests"},
+			"notification": map[string]any{"tag": collapse, "channel_id": "requests", "notification_count": 0.0},
 		},
 		"apns": map[string]any{
 			"headers": map[string]any{"apns-priority": "10", "apns-collapse-id": collapse},
-			"payload": map[string]any{"aps": map[string]any{"category": "requests", "sound": "default"}},
+			"payload": map[string]any{"aps": map[string]any{"category": "requests", "sound": "default", "badge": 0.0}},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -210,6 +212,8 @@ type claimed struct {
 	Token     string
 	Preview   string
 	Locale    string
+	UserID    uuid.UUID
+	Unread    int       // entries of the user's inbox
 	SeenAt    time.Time // the device's updated_at
 	LeaseEnds time.Time
 }
@@ -266,8 +270,10 @@ FROM (
 				WHERE l.user_id = q.user_id AND l.seq > q.seq AND l.device_id = q.device_id
 				  AND l.cut_at IS NULL AND (l.status = 2 OR l.handed_at IS NOT NULL OR l.outcome = 'delivered')
 				  AND l.payload ->> 'collapseId' = q.payload ->> 'collapseId') THEN 'withdrawn'
-			WHEN NOT w.withdrawn AND EXISTS (
+			WHEN NOT w.withdrawn AND NOT q.payload ? 'quietly' AND EXISTS (
 				SELECT FROM acks a WHERE a.user_id = q.user_id AND a.visible_seq >= q.seq) THEN 'suppressed'
+			WHEN NOT w.withdrawn AND q.payload ? 'quietly' AND EXISTS (
+				SELECT FROM acks a WHERE a.user_id = q.user_id AND a.session_id = d.session_id AND a.seq >= q.seq) THEN 'suppressed'
 			WHEN NOT w.withdrawn AND EXISTS (
 				SELECT FROM push_preferences m
 				WHERE m.user_id = q.user_id AND q.payload ->> 'category' = ANY (m.muted)) THEN 'suppressed'
@@ -284,7 +290,7 @@ FROM (
 ) j
 WHERE p.id = j.id
 RETURNING p.id, p.type, p.attempts, j.was_due, p.expires_at, p.payload, j.replaces, coalesce(p.outcome, ''),
-	coalesce(j.value, ''), coalesce(j.push_preview, ''), coalesce(j.locale, ''), coalesce(j.updated_at, 'epoch')`
+	coalesce(j.value, ''), coalesce(j.push_preview, ''), coalesce(j.locale, ''), p.user_id, coalesce(j.updated_at, 'epoch')`
 
 // claimTerms say what to claim and for how long.
 type claimTerms struct {
@@ -330,7 +336,7 @@ func (s store) claim(ctx context.Context, now time.Time, terms claimTerms) ([]cl
 				outcome Outcome
 			)
 			scanErr := row.Scan(&c.ID, &kind, &c.Attempts, &c.DueAt, &c.ExpiresAt, &c.Payload, &c.Replaces, &outcome,
-				&c.Token, &c.Preview, &c.Locale, &c.SeenAt)
+				&c.Token, &c.Preview, &c.Locale, &c.UserID, &c.SeenAt)
 			c.Kind = partner.EventType(kind)
 			if outcome == "" {
 				jobs = append(jobs, c)
@@ -339,12 +345,48 @@ func (s store) claim(ctx context.Context, now time.Time, terms claimTerms) ([]cl
 			}
 			return struct{}{}, scanErr
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		return countUnread(ctx, tx, jobs)
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("claim due pushes: %w", err)
 	}
 	return jobs, closed, nil
+}
+
+const selectUnread = `
+SELECT k.id, unread_count(k.id, $2, $3)
+FROM unnest($1::uuid[]) AS k (id)`
+
+// countUnread says of each claim how many entries of its user's inbox are unread now.
+func countUnread(ctx context.Context, tx pgx.Tx, jobs []claimed) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	counts := make(map[uuid.UUID]int, len(jobs))
+	for _, job := range jobs {
+		counts[job.UserID] = 0
+	}
+	rows, err := tx.Query(ctx, selectUnread, slices.Collect(maps.Keys(counts)), partner.UnreadEventTypes(), partner.MaxUnread)
+	if err != nil {
+		return fmt.Errorf("count what is unread: %w", err)
+	}
+	var (
+		user   uuid.UUID
+		unread int
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&user, &unread}, func() error {
+		counts[user] = unread
+		return nil
+	}); err != nil {
+		return fmt.Errorf("count what is unread: %w", err)
+	}
+	for i := range jobs {
+		jobs[i].Unread = counts[jobs[i].UserID]
+	}
+	return nil
 }
 
 const selectWithdrawn = `

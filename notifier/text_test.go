@@ -50,7 +50,7 @@ func TestEveryLanguageHasEveryText(t *testing.T) {
 	t.Parallel()
 	want := []string{string(textTitle), string(textDiscreet)}
 	for _, r := range rules() {
-		if r.pushed {
+		if r.pushed && !r.quietly {
 			want = append(want, string(r.text))
 		}
 	}

@@ -61,3 +61,18 @@ func (t EventType) Category() Category { return t.notice().category }
 
 // Unread reports whether an event of the type counts as unread.
 func (t EventType) Unread() bool { return t.notice().unread }
+
+// MaxUnread bounds what counting unread entries costs: no more than so many of the newest
+// entries of an inbox are looked at.
+const MaxUnread = 1000
+
+// UnreadEventTypes returns the numbers of the types that count as unread, for statements.
+func UnreadEventTypes() []int16 {
+	var types []int16
+	for _, t := range EventTypes() {
+		if t.Unread() {
+			types = append(types, int16(t))
+		}
+	}
+	return types
+}

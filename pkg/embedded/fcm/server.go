@@ -72,6 +72,7 @@ type Server struct {
 	scripts []*script
 	tokens  map[string]time.Time // access token → when it ends
 	recent  []received           // oldest first, at most cfg.Keep
+	begun   int                  // messages that have come
 	changed chan struct{}        // closed and replaced at each message
 }
 
@@ -174,6 +175,9 @@ func (s *Server) serveSend(w http.ResponseWriter, r *http.Request) {
 		answer.write(w)
 		return
 	}
+	s.mu.Lock()
+	s.begun++
+	s.mu.Unlock()
 	answer := s.answerFor(token)
 	if answer.Delay > 0 {
 		timer := time.NewTimer(answer.Delay)
@@ -222,6 +226,13 @@ func (s *Server) Recent(token string) []Push {
 		}
 	}
 	return out
+}
+
+// Begun returns how many messages have come, those included that are not answered yet.
+func (s *Server) Begun() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.begun
 }
 
 // Changed returns a channel that is closed when the next message has been received.
