@@ -10,6 +10,7 @@ import (
 	"github.com/bondmate/backend/notifier"
 	"github.com/bondmate/backend/pkg/bus"
 	"github.com/bondmate/backend/pkg/config"
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/embedded/fcm"
 	"github.com/bondmate/backend/pkg/service"
 )
@@ -61,7 +62,7 @@ func (p *process) addNotifier(ctx context.Context, on servers, to push) error {
 	p.ready.Add("notifier", service.Closed(admitted.ready))
 	n, err := notifier.New(notifier.Config{
 		Bus:        notifierBus{on.bus, admitted},
-		Group:      bus.GroupConfig{ID: p.cfg.KafkaTopicPrefix + "-notifier", Topic: p.topics.Events, SessionTimeout: p.cfg.KafkaSessionTimeout},
+		Group:      bus.GroupConfig{ID: contract.NewGroups(p.cfg.KafkaTopicPrefix).Notifier, Topic: p.topics.Events, SessionTimeout: p.cfg.KafkaSessionTimeout},
 		DeadLetter: p.topics.DeadLetter,
 		Pool:       on.pool,
 		Provider:   provider,

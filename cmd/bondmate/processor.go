@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bondmate/backend/pkg/config"
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/partner"
 	"github.com/bondmate/backend/pkg/service"
 	"github.com/bondmate/backend/processor"
@@ -34,7 +35,7 @@ func (p *process) addProcessor(on servers) error {
 		Connect:        p.connectAs(on.databaseURL, "processor "+p.owner),
 		Topics:         p.topics,
 		Partitions:     p.cfg.KafkaPartitions,
-		GroupID:        p.cfg.KafkaTopicPrefix + "-processor",
+		GroupID:        contract.NewGroups(p.cfg.KafkaTopicPrefix).Processor,
 		Owner:          p.owner,
 		Limits:         limits(p.cfg),
 		Deadline:       p.cfg.IngestDeadline,

@@ -19,32 +19,45 @@ func topicsCommand(term terminal) *cobra.Command {
 		Use:   "topics",
 		Short: "Compare the topics at KAFKA_BROKERS with what the guarantees need, or set them up",
 	}
-	topics.AddCommand(
-		&cobra.Command{
-			Use:   "plan",
-			Short: "Print what apply would change; change nothing",
-			Args:  cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withBus(cmd.Context(), term, func(ctx context.Context, client *bus.Client, cfg config.Config) error {
-					return planTopics(ctx, client, cfg, term)
-				})
-			},
-		},
-		&cobra.Command{
-			Use:   "apply",
-			Short: "Create what is missing and correct settings; never a partition count",
-			Args:  cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withBus(cmd.Context(), term, func(ctx context.Context, client *bus.Client, cfg config.Config) error {
-					if err := planTopics(ctx, client, cfg, term); err != nil {
-						return err
-					}
-					return client.EnsureTopics(ctx, topicSpecs(cfg))
-				})
-			},
-		},
-	)
+	topics.AddCommand(topicsPlanCommand(term), topicsApplyCommand(term))
 	return topics
+}
+
+func topicsPlanCommand(term terminal) *cobra.Command {
+	var terms rightsTerms
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Print what apply would change; change nothing",
+		Args:  cobra.NoArgs,
+		RunE: terms.onTopics(term, func(ctx context.Context, client *bus.Client, cfg config.Config, rights *bus.Rights) error {
+			if err := planTopics(ctx, client, cfg, term); err != nil || rights == nil {
+				return err
+			}
+			return planRights(ctx, client, *rights, term)
+		}),
+	}
+	terms.flags(cmd, false)
+	return cmd
+}
+
+func topicsApplyCommand(term terminal) *cobra.Command {
+	var terms rightsTerms
+	cmd := &cobra.Command{
+		Use:   "apply",
+		Short: "Create what is missing and correct settings; never a partition count",
+		Args:  cobra.NoArgs,
+		RunE: terms.onTopics(term, func(ctx context.Context, client *bus.Client, cfg config.Config, rights *bus.Rights) error {
+			if err := planTopics(ctx, client, cfg, term); err != nil {
+				return err
+			}
+			if err := client.EnsureTopics(ctx, topicSpecs(cfg)); err != nil || rights == nil {
+				return err
+			}
+			return terms.apply(ctx, client, *rights, term)
+		}),
+	}
+	terms.flags(cmd, true)
+	return cmd
 }
 
 func planTopics(ctx context.Context, client *bus.Client, cfg config.Config, term terminal) error {

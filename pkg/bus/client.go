@@ -152,7 +152,11 @@ func (c *Client) leaders(ctx context.Context, topics ...string) (map[string][]in
 	leaders := make(map[string][]int32, len(topics))
 	for _, t := range m.(*metadata.Response).Topics {
 		if t.ErrorCode != 0 {
-			return nil, notSent(fmt.Errorf("load metadata of %s: %w", t.Name, kafka.Error(t.ErrorCode)))
+			hint := ""
+			if kafka.Error(t.ErrorCode) == kafka.UnknownTopicOrPartition && c.cfg.Security.enabled() {
+				hint = " (or this login has no right to it: a topic that one may not describe is not shown)"
+			}
+			return nil, notSent(fmt.Errorf("load metadata of %s: %w%s", t.Name, kafka.Error(t.ErrorCode), hint))
 		}
 		byIndex := make([]int32, len(t.Partitions))
 		for i := range byIndex {

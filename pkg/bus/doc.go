@@ -12,7 +12,8 @@
 //   - PartitionReader, Tail and EventTail read partitions in order from offsets that the
 //     caller names or, for tails, from the ends seen at the start. An offset that the
 //     broker no longer or not yet has is an *OutOfRangeError, never a silent skip.
-//   - Offsets, FirstOffsetAfter, PlanTopics, EnsureTopics ask and set up.
+//   - Offsets, FirstOffsetAfter, PlanTopics, EnsureTopics ask and set up. Rights are what each
+//     party needs for all of this, PlanACLs and EnsureACLs compare and grant them.
 //
 // # What an error says about the record
 //

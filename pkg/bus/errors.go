@@ -115,7 +115,7 @@ func permanent(code kafka.Error) bool {
 	case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge, kafka.InvalidTopic, kafka.InvalidRequiredAcks,
 		kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed, kafka.GroupAuthorizationFailed,
 		kafka.InvalidTimestamp, kafka.UnsupportedVersion, kafka.UnsupportedForMessageFormat,
-		kafka.UnsupportedSASLMechanism, kafka.SASLAuthenticationFailed, kafka.PolicyViolation,
+		kafka.UnsupportedSASLMechanism, kafka.SASLAuthenticationFailed, kafka.SecurityDisabled, kafka.PolicyViolation,
 		kafka.InvalidRecord, kafka.InvalidConfiguration, kafka.InvalidPartitionNumber, kafka.InvalidReplicationFactor:
 		return true
 	default:

@@ -72,24 +72,7 @@ func everythingPasses(t *testing.T, door kafkatest.Door) {
 	tail.expect(t, map[int][]string{0: {"produced"}, 1: {"written", "too"}})
 
 	group := kafkatest.Prefix(t) + ".group"
-	committed := make(chan error, 1)
-	running(t, func(ctx context.Context) error {
-		return c.RunGroup(ctx, bus.GroupConfig{
-			ID: group, Topic: topic, SessionTimeout: 3 * time.Second, RebalanceTimeout: 3 * time.Second, Heartbeat: 50 * time.Millisecond,
-		}, func(ctx context.Context, gen bus.Generation) error {
-			committed <- gen.Commit(ctx, map[int]int64{0: 1, 1: 2})
-			<-ctx.Done()
-			return ctx.Err()
-		})
-	})
-	select {
-	case err := <-committed:
-		if err != nil {
-			t.Fatalf("commit: %v", err)
-		}
-	case <-time.After(30 * time.Second):
-		t.Fatal("no generation within 30 s")
-	}
+	joinAndCommit(t, c, group, topic)
 	offsets, err := c.Committed(within(t, 20*time.Second), group, topic)
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@
 // commands and events, and the function from key to partition.
 //
 // The topics below are the edges between the roles: read them to see who talks to whom.
+// Edges has the same as a table, from which the rights on the brokers follow.
 // What is here only grows. The golden records under testdata are never changed, and a
 // test proves that today's code reads every one of them.
 package contract
@@ -19,8 +20,9 @@ const DefaultPrefix = "bondmate"
 // Topics holds the names of the topics of one installation. Several installations share
 // a cluster by using different prefixes.
 type Topics struct {
-	// Commands: written by ingest and by the processor's relay (follow-ups), read by the
-	// processor. Key: pair. In order per pair. LogAppendTime. Kept 7 days.
+	// Commands: written by ingest, by the processor's relay (follow-ups) and by operators (dead
+	// letters again), read by the processor. Key: pair. In order per pair. LogAppendTime. Kept
+	// 7 days.
 	Commands string
 	// Events: written by the processor's relay, read by realtime, the notifier, ingest
 	// (waiting calls) and analysts. Key: pair. In order per pair, at least once: readers

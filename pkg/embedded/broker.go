@@ -74,6 +74,7 @@ func StartBroker(cfg BrokerConfig) (*Broker, error) {
 		stamped[spec.Name] = spec.Configs["message.timestamp.type"] == "LogAppendTime"
 	}
 	appendtime.Install(cluster, func(topic string) bool { return stamped[topic] })
+	refuseRights(cluster)
 	for _, spec := range cfg.Topics {
 		if err := broker.ensure(spec); err != nil {
 			broker.Close()

@@ -69,11 +69,20 @@ func EmbeddedDoors(tb testing.TB, certs Certificates) []Door {
 // and fails it when CI is set.
 func ApacheDoors(tb testing.TB, certs Certificates) []Door {
 	tb.Helper()
+	at := &apache.Doors{Users: map[string]string{doorUser: doorPassword}, StoreFile: certs.ServerStore, TrustFile: certs.CAFile}
+	startDoors(tb, at)
+	over := bus.Security{TLS: true, CAFile: certs.CAFile}
+	doors := append(logins(at.SASL, "", bus.Security{}, true), logins(at.SASLTLS, " within TLS", over, true)...)
+	over.CertFile, over.KeyFile = certs.Client.Cert, certs.Client.Key
+	return append(doors, Door{Name: "certificate", Broker: at.TLS, Security: over, Says: true})
+}
+
+func startDoors(tb testing.TB, doors *apache.Doors) {
+	tb.Helper()
 	require(tb)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	at := &apache.Doors{Username: doorUser, Password: doorPassword, StoreFile: certs.ServerStore, TrustFile: certs.CAFile}
-	server, err := apache.NewWithDoors(ctx, tb.TempDir(), at)
+	server, err := apache.NewWithDoors(ctx, tb.TempDir(), doors)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -81,8 +90,4 @@ func ApacheDoors(tb testing.TB, certs Certificates) []Door {
 	if err := server.Start(ctx); err != nil {
 		tb.Fatal(err)
 	}
-	over := bus.Security{TLS: true, CAFile: certs.CAFile}
-	doors := append(logins(at.SASL, "", bus.Security{}, true), logins(at.SASLTLS, " within TLS", over, true)...)
-	over.CertFile, over.KeyFile = certs.Client.Cert, certs.Client.Key
-	return append(doors, Door{Name: "certificate", Broker: at.TLS, Security: over, Says: true})
 }

@@ -9,9 +9,12 @@ import (
 // Doors are further listeners of a server, which demand a login, TLS, or both, besides the
 // one at Server.Addr, which demands nothing.
 type Doors struct {
-	Username, Password string // of PLAIN and SCRAM
-	StoreFile          string // PEM: the server's key and its certificate
-	TrustFile          string // PEM: who signs the certificates of clients
+	Users     map[string]string // password of each, for PLAIN and SCRAM
+	StoreFile string            // PEM: the server's key and its certificate
+	TrustFile string            // PEM: who signs the certificates of clients
+	// SuperUsers may do everything, all others what an ACL allows them. Without any there is
+	// no authorizer, and everybody may do everything.
+	SuperUsers []string
 
 	SASL    string // host:port of the door that wants a login; set by NewWithDoors, as the next
 	SASLTLS string // a login, within TLS
@@ -25,11 +28,13 @@ func NewWithDoors(ctx context.Context, dir string, doors *Doors) (*Server, error
 	return prepare(ctx, dir, doors)
 }
 
-// users are the arguments that store the user for SCRAM; PLAIN has it in the properties.
+// users are the arguments that store the users for SCRAM; PLAIN has them in the properties.
 func (d *Doors) users() []string {
 	var args []string
-	for _, mechanism := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {
-		args = append(args, "--add-scram", fmt.Sprintf("%s=[name=%s,password=%s]", mechanism, d.Username, d.Password))
+	for user, password := range d.Users {
+		for _, mechanism := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {
+			args = append(args, "--add-scram", fmt.Sprintf("%s=[name=%s,password=%s]", mechanism, user, password))
+		}
 	}
 	return args
 }
@@ -49,10 +54,20 @@ func (d *Doors) properties(port, controllerPort int, free []int) string {
 		"ssl.truststore.type=PEM", "ssl.truststore.location=" + d.TrustFile,
 		"listener.name.ssl.ssl.client.auth=required",
 	}
+	if len(d.SuperUsers) > 0 {
+		lines = append(lines,
+			"authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+			"allow.everyone.if.no.acl.found=false",
+			// The node is nobody in particular to itself, through the door that demands nothing.
+			"super.users=User:ANONYMOUS;User:"+strings.Join(d.SuperUsers, ";User:"))
+	}
+	var known strings.Builder
+	for user, password := range d.Users {
+		fmt.Fprintf(&known, " user_%s=%q", user, password)
+	}
 	for _, listener := range []string{"sasl_plaintext", "sasl_ssl"} {
 		lines = append(lines,
-			fmt.Sprintf("listener.name.%s.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_%s=\"%s\";",
-				listener, d.Username, d.Password))
+			fmt.Sprintf("listener.name.%s.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required%s;", listener, &known))
 		for _, mechanism := range []string{"scram-sha-256", "scram-sha-512"} {
 			lines = append(lines, fmt.Sprintf("listener.name.%s.%s.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;",
 				listener, mechanism))
