@@ -105,6 +105,32 @@ func TestTopicsRights(t *testing.T) {
 	}
 }
 
+// All roles in one process need one login with the rights of each.
+func TestAllWithTheRightsOfEachRole(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(testing.TB, ...string) kafkatest.Guarded{
+		"embedded": kafkatest.EmbeddedGuarded, "apache": kafkatest.ApacheGuarded,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := start(t, "one-for-all")
+			args := []string{"topics", "apply", "--acls"}
+			for _, party := range contract.Parties() {
+				if party != contract.Analyst {
+					args = append(args, "--principal", string(party)+"=User:one-for-all")
+				}
+			}
+			if out, err := at(t, environment(kafkatest.Door{Broker: g.Broker, Security: g.As(kafkatest.Administrator)}), args...); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			w := newTown(t, environ(environment(kafkatest.Door{Broker: g.Broker, Security: g.As("one-for-all")}))...)
+			if ana, ben := w.couple(t, "Ana", "Ben"); ana.partnershipID == "" || ana.partnershipID != ben.partnershipID {
+				t.Errorf("partnerships %q and %q, want the same", ana.partnershipID, ben.partnershipID)
+			}
+		})
+	}
+}
+
 // Brokers without an authorizer grant nothing, and say so: Apache Kafka without one, and
 // the broker of bondmate all.
 func TestTopicsRightsNeedAnAuthorizer(t *testing.T) {
