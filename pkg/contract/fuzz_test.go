@@ -63,3 +63,25 @@ func FuzzDecodeEvent(f *testing.F) {
 		}
 	})
 }
+
+func FuzzDecodeSessionRevoked(f *testing.F) {
+	for _, rec := range sample(f) {
+		f.Add(rec.Key, rec.Value)
+	}
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		r, err := contract.DecodeSessionRevoked(contract.Record{Key: key, Value: value})
+		if err != nil {
+			if !errors.Is(err, contract.ErrMalformed) && !errors.Is(err, contract.ErrUnknown) {
+				t.Fatalf("error of another kind: %v", err)
+			}
+			return
+		}
+		rec, err := contract.EncodeSessionRevoked("c", 12, r)
+		if err != nil {
+			t.Fatalf("decoded %+v, which does not encode: %v", r, err)
+		}
+		if again, err := contract.DecodeSessionRevoked(rec); err != nil || !reflect.DeepEqual(again, r) {
+			t.Fatalf("decoded %+v, then %+v, %v", r, again, err)
+		}
+	})
+}

@@ -94,6 +94,12 @@ func again(rec contract.Record) (contract.Record, error) {
 			return rec, err
 		}
 		return contract.EncodeUser(rec.Topic, contract.DefaultPartitions, u)
+	case topics.Control:
+		r, err := contract.DecodeSessionRevoked(rec)
+		if err != nil {
+			return rec, err
+		}
+		return contract.EncodeSessionRevoked(rec.Topic, contract.DefaultPartitions, r)
 	case topics.DeadLetter:
 		d, err := contract.DecodeDeadLetter(rec)
 		if err != nil {

@@ -158,6 +158,12 @@ func sample(t testing.TB) map[string]contract.Record {
 		t.Fatal(err)
 	}
 	records["deadletter-notifier"] = rec
+	if rec, err = contract.EncodeSessionRevoked(contract.NewTopics(contract.DefaultPrefix).Control, contract.DefaultPartitions, contract.SessionRevoked{
+		UserID: id(1), SessionID: id(70), Reason: contract.RevokedByReplay, Time: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	records["control-session-revoked"] = rec
 	for name, rec := range states(t) {
 		records[name] = rec
 	}

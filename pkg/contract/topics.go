@@ -35,6 +35,10 @@ type Topics struct {
 	// Users: written by the processor's relay, read by analysts. Key: user id. As Couples, of
 	// users, and pseudonymous. Compacted; no value when the account was erased.
 	Users string
+	// Control: written by ingest, and by operators' commands where they know the brokers, read by
+	// every instance of realtime and of ingest. Key: user id. Which sessions have ended, so that
+	// sockets close at once; whoever misses one finds it in the database. Kept 1 day.
+	Control string
 	// DeadLetter: written by the processor and the notifier, read by operators. Key: as the
 	// source record's. Kept 30 days.
 	DeadLetter string
@@ -43,7 +47,10 @@ type Topics struct {
 // NewTopics returns the topic names for a prefix.
 func NewTopics(prefix string) Topics {
 	name := func(s string) string { return fmt.Sprintf("%s.%s.v1", prefix, s) }
-	return Topics{Commands: name("commands"), Events: name("events"), Couples: name("couples"), Users: name("users"), DeadLetter: name("deadletter")}
+	return Topics{
+		Commands: name("commands"), Events: name("events"), Couples: name("couples"), Users: name("users"),
+		Control: name("control"), DeadLetter: name("deadletter"),
+	}
 }
 
 // Spec says how a topic must be set up.
@@ -72,6 +79,7 @@ func (t Topics) Specs(partitions int) []Spec {
 		{t.Events, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(30)}},
 		{t.Couples, partitions, compacted()},
 		{t.Users, partitions, compacted()},
+		{t.Control, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(1)}},
 		{t.DeadLetter, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(30)}},
 	}
 }
