@@ -18,6 +18,7 @@ type metrics struct {
 	waits    *prometheus.CounterVec // outcome
 	applied  prometheus.Histogram
 	breaker  prometheus.Gauge
+	replays  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, waiting func() float64) *metrics {
@@ -49,8 +50,11 @@ func newMetrics(reg prometheus.Registerer, waiting func() float64) *metrics {
 		breaker: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bondmate_ingest_publisher_breaker_state", Help: "The publisher's breaker: 0 closed, 1 half-open, 2 open.",
 		}),
+		replays: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bondmate_auth_replays_total", Help: "Sessions that ended because an old refresh token of theirs was used: somebody has stolen one.",
+		}),
 	}
-	reg.MustRegister(m.requests, m.seconds, m.inFlight, m.panics, m.accepted, m.waits, m.applied, m.breaker,
+	reg.MustRegister(m.replays, m.requests, m.seconds, m.inFlight, m.panics, m.accepted, m.waits, m.applied, m.breaker,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "bondmate_ingest_database_waiting", Help: "Calls that wait for a pooled connection.",
 		}, waiting))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/api"
@@ -79,7 +80,15 @@ func clientAddress(ctx context.Context) netip.Addr {
 func (s *Server) Refresh(ctx context.Context, req api.RefreshRequestObject) (api.RefreshResponseObject, error) {
 	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
 	defer cancel()
-	result, err := s.accounts.Refresh(ctx, req.Body.RefreshToken)
+	replayed := journal.Entry{Action: "auth.replayed", Severity: partner.SeverityWarning}
+	result, err := s.accounts.Refresh(ctx, req.Body.RefreshToken, func(ctx context.Context, tx pgx.Tx, userID, sessionID uuid.UUID) error {
+		replayed.Subject = sessionID
+		return s.note(&replayed)(ctx, tx, userID)
+	})
+	if _, ok := errors.AsType[*accounts.ReplayError](err); ok {
+		s.metrics.replays.Inc()
+		journal.Say(ctx, s.log, replayed)
+	}
 	if err != nil {
 		return nil, err
 	}

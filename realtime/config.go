@@ -28,11 +28,17 @@ type Events interface {
 	Ready() <-chan struct{}
 }
 
+// Control is the tail of the control topic. Its subscribers never block.
+type Control interface {
+	Subscribe(handle func(contract.SessionRevoked)) (cancel func())
+}
+
 // Config is what a Gateway needs. Zero limits and durations take the defaults named here.
 type Config struct {
 	Pool       *pgxpool.Pool // the primary: a replica that lags would break G5
 	Verifier   Verifier
 	Events     Events
+	Control    Control // tells at once of sessions that have ended; nil: SessionEvery alone does
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Clock      func() time.Time

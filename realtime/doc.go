@@ -40,6 +40,10 @@
 // its bounded queue overflows and it is closed with 4008, to resume later. A replay is
 // no such flood: it waits until the queue has drained before it reads on.
 //
+// A session that ends closes its sockets twice over: the control topic says so at once, and
+// whoever misses that finds it in the database within Config.SessionEvery. Without Kafka the
+// second alone holds.
+//
 // Acknowledgements of all sockets are gathered and written by one goroutine, sessions and
 // heads of all sockets are looked up by another, both set-based.
 package realtime

@@ -63,6 +63,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.end()
 	cancel := g.cfg.Events.Subscribe(g.onEvent)
 	defer cancel()
+	if g.cfg.Control != nil {
+		cancel := g.cfg.Control.Subscribe(g.onRevoked)
+		defer cancel()
+	}
 	var own sync.WaitGroup
 	own.Go(func() { g.flushAcks(ctx) })
 	own.Go(func() { g.sweep(ctx) })

@@ -22,7 +22,7 @@ type metrics struct {
 	resyncs   *prometheus.CounterVec
 	delivered *prometheus.HistogramVec
 	acks      prometheus.Counter
-	revoked   prometheus.Counter
+	revoked   *prometheus.CounterVec
 	breaker   prometheus.Gauge
 }
 
@@ -65,7 +65,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"From an event's appliedAt to its frame being written, by where the event was read; replays at hello are left out.",
 			prometheus.ExponentialBuckets(0.0005, 2, 16), "via"),
 		acks:    counter("acks_flushed_total", "Sessions whose acknowledgement was written."),
-		revoked: counter("sessions_revoked_total", "Sessions with sockets that were found revoked."),
+		revoked: counters("sessions_revoked_total", "Sessions with sockets that had ended, by who said so first: topic, database.", "by"),
 		breaker: prometheus.NewGauge(prometheus.GaugeOpts(opts("breaker_state",
 			"The breaker around inbox reads: 0 closed, 1 half-open, 2 open."))),
 	}

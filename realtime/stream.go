@@ -7,6 +7,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/bondmate/backend/pkg/contract"
+	"github.com/bondmate/backend/pkg/partner"
 )
 
 // maxHeld bounds the events that a socket holds back behind a gap. What does not fit is
@@ -19,12 +20,16 @@ type event struct {
 	epoch   string
 	applied time.Time
 	body    []byte // encoded once for all of the user's sockets
+	last    bool   // the account is gone: nothing comes after it
 }
 
 // onEvent hands one event of the topic to the sockets of its recipients here. It never
 // waits: it is called by the tail.
 func (g *Gateway) onEvent(ev contract.Event) {
 	var tail []byte
+	// A deleted account's sessions went in the transaction of this event, which its sockets are
+	// told before they close.
+	last := ev.Type == partner.EventAccountDeleted.String()
 	for _, r := range ev.Recipients {
 		list := g.hub.of(r.UserID)
 		if len(list) == 0 {
@@ -33,7 +38,7 @@ func (g *Gateway) onEvent(ev contract.Event) {
 		if tail == nil {
 			tail = eventTail(ev.EventID, ev.Type, ev.AppliedAt, ev.Data)
 		}
-		e := &event{seq: r.InboxSeq, epoch: ev.Epoch, applied: ev.AppliedAt, body: eventFrame(r.InboxSeq, tail)}
+		e := &event{seq: r.InboxSeq, epoch: ev.Epoch, applied: ev.AppliedAt, body: eventFrame(r.InboxSeq, tail), last: last}
 		for _, s := range list {
 			s.offer(e)
 		}
@@ -96,7 +101,7 @@ func (s *socket) takeHeld() {
 
 // pushEvent queues an event of the topic whose turn it is. mu is held.
 func (s *socket) pushEvent(e *event) {
-	f := frame{kind: kindEvent, body: e.body, seq: e.seq, confirmed: e.applied, via: "topic"}
+	f := frame{kind: kindEvent, body: e.body, seq: e.seq, confirmed: e.applied, via: "topic", last: e.last}
 	if e.seq > s.quiet {
 		f.applied = e.applied
 	}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/bondmate/backend/pkg/contract"
 )
 
 // sweepChunk bounds one look-up of sessions or heads.
@@ -38,6 +40,22 @@ func (g *Gateway) sweep(ctx context.Context) {
 	}
 }
 
+// onRevoked closes the sockets of a session that the control topic says has ended. It never
+// waits: it is called by the tail. A socket that is only just saying hello is not found here
+// perhaps; it looks at its session after it can be found.
+func (g *Gateway) onRevoked(r contract.SessionRevoked) {
+	told := false
+	for _, s := range g.hub.of(r.UserID) {
+		if s.session == r.SessionID {
+			s.close(CloseSessionRevoked, "session revoked")
+			told = true
+		}
+	}
+	if told {
+		g.m.revoked.WithLabelValues("topic").Inc()
+	}
+}
+
 func (g *Gateway) checkSessions(ctx context.Context, list []*socket) error {
 	dead := make(map[uuid.UUID]bool)
 	for part := list; len(part) > 0; {
@@ -58,7 +76,7 @@ func (g *Gateway) checkSessions(ctx context.Context, list []*socket) error {
 	if len(dead) == 0 {
 		return nil
 	}
-	g.m.revoked.Add(float64(len(dead)))
+	g.m.revoked.WithLabelValues("database").Add(float64(len(dead)))
 	for _, s := range list {
 		if dead[s.session] {
 			s.close(CloseSessionRevoked, "session revoked")

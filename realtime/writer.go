@@ -29,6 +29,7 @@ type frame struct {
 	confirmed time.Time // of an event: when it was known that no cut applied
 	applied   time.Time // of an event whose latency is taken
 	via       string
+	last      bool // the socket closes after it
 }
 
 // frameOverhead is what a frame is counted for beyond its body, so that a queue of
@@ -139,6 +140,9 @@ func (s *socket) written(f frame) {
 	s.g.m.frames.WithLabelValues(f.kind.String()).Inc()
 	if f.kind != kindEvent {
 		return
+	}
+	if f.last {
+		s.close(CloseSessionRevoked, "account deleted")
 	}
 	if !f.applied.IsZero() {
 		s.g.m.delivered.WithLabelValues(f.via).Observe(seconds(s.g.cfg.Clock().Sub(f.applied)))

@@ -64,18 +64,18 @@ func runAll(ctx context.Context, term terminal) error {
 	if err != nil {
 		return err
 	}
-	tail := p.addEventTail(on)
+	from := hearing{p.addEventTail(on), p.addControlTail(on)}
 	if err := p.addProcessor(on); err != nil {
 		return fmt.Errorf("set up processor: %w", err)
 	}
 	if err := p.addNotifier(ctx, on, to); err != nil {
 		return fmt.Errorf("set up notifier: %w", err)
 	}
-	sockets, err := p.addRealtime(on, keys, tail)
+	sockets, err := p.addRealtime(on, keys, from)
 	if err != nil {
 		return fmt.Errorf("set up realtime: %w", err)
 	}
-	with := beside{tail: tail, realtime: sockets}
+	with := beside{hearing: from, realtime: sockets}
 	if to.standIn != nil {
 		with.pushes = to.standIn
 	}

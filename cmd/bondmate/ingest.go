@@ -14,8 +14,10 @@ import (
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/ingest/demo"
+	"github.com/bondmate/backend/ingest/revocation"
 	"github.com/bondmate/backend/pkg/bus"
 	"github.com/bondmate/backend/pkg/config"
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/limit"
@@ -33,7 +35,7 @@ func ingestCommand(term terminal) *cobra.Command {
 				if err != nil {
 					return "", err
 				}
-				handler, err := p.addIngest(on, keys, beside{tail: p.addEventTail(on)})
+				handler, err := p.addIngest(on, keys, beside{hearing: hearing{p.addEventTail(on), p.addControlTail(on)}})
 				if err != nil {
 					return "", err
 				}
@@ -45,7 +47,7 @@ func ingestCommand(term terminal) *cobra.Command {
 
 // beside is what ingest shares with the roles in its process.
 type beside struct {
-	tail     *bus.EventTail
+	hearing
 	realtime http.Handler // nil when that role runs elsewhere
 	pushes   http.Handler // what the push stand-in received, for the demo; nil without one
 }
@@ -74,23 +76,30 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	if err != nil {
 		return nil, err
 	}
+	producer := on.bus.NewProducer(bus.ProducerConfig{
+		// Two: the broker works on one write while the next one gathers.
+		InFlight: 2, WriteTimeout: p.cfg.IngestDeadline, Registerer: p.registry,
+	})
+	revocations, err := p.newRevocations(producer, log)
+	if err != nil {
+		return nil, err
+	}
 	people, err := accounts.New(accounts.Config{
 		Attempts: attempts,
 		Pool:     on.pool, Issuer: issuer, Passwords: passwords, Clock: p.clock, Log: log, Partitions: p.cfg.KafkaPartitions, Slots: p.cfg.SlotsFree,
+		SessionTTL: p.cfg.SessionTTL, SessionMaxAge: p.cfg.SessionMaxAge, Revocations: revocations,
 		MinAge: p.cfg.MinAge, ConsentVersion: p.cfg.ConsentVersion,
 		Mailer: mailer, FrontendURL: p.frontendURL,
 	})
 	if err != nil {
 		return nil, err
 	}
-	administration, err := newAdministration(p.cfg, on.pool, log)
+	// What another instance ends is refused here at once, too.
+	with.control.Subscribe(func(r contract.SessionRevoked) { people.Forget(r.SessionID) })
+	administration, err := newAdministration(p.cfg, on.pool, log, revocations)
 	if err != nil {
 		return nil, err
 	}
-	producer := on.bus.NewProducer(bus.ProducerConfig{
-		// Two: the broker works on one write while the next one gathers.
-		InFlight: 2, WriteTimeout: p.cfg.IngestDeadline, Registerer: p.registry,
-	})
 	var least edge.Version
 	if p.cfg.MinAppVersion != "" {
 		if least, err = edge.ParseVersion(p.cfg.MinAppVersion); err != nil {
@@ -106,7 +115,7 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 		return nil, err
 	}
 	cfg := ingest.Config{
-		Pool: on.pool, Publisher: producer, Offsets: on.bus, Events: with.tail,
+		Pool: on.pool, Publisher: producer, Offsets: on.bus, Events: with.events,
 		Topics: p.topics, Partitions: p.cfg.KafkaPartitions,
 		Accounts: people, Admin: administration, Verifier: verifier, Keys: keys,
 		Log: log, Registerer: p.registry, Clock: p.clock,
@@ -125,15 +134,23 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	}
 	// They outlive the HTTP server, whose requests in hand need them.
 	p.group.Add(service.Member{Name: "producer", Phase: service.Delivery, Run: producer.Run})
+	p.group.Add(service.Member{Name: "revocations", Phase: service.Delivery, Run: revocations.Run})
 	p.group.Add(service.Member{Name: "ingest", Phase: service.Delivery, Run: server.Run})
 	p.group.Add(service.Member{Name: "mails", Phase: service.Delivery, Run: people.Run})
 	return server.Handler(), nil
 }
 
+// newRevocations tells the control topic of sessions that end in this process.
+func (p *process) newRevocations(to revocation.Publisher, log *slog.Logger) (*revocation.Notices, error) {
+	return revocation.New(revocation.Config{
+		Publisher: to, Topic: p.topics.Control, Partitions: p.cfg.KafkaPartitions, Clock: p.clock, Log: log, Registerer: p.registry,
+	})
+}
+
 // newAdministration is the same for /api/ops and for the operator's commands.
-func newAdministration(cfg config.Config, pool *pgxpool.Pool, log *slog.Logger) (*admin.Service, error) {
+func newAdministration(cfg config.Config, pool *pgxpool.Pool, log *slog.Logger, revocations accounts.Revocations) (*admin.Service, error) {
 	return admin.New(admin.Config{
 		Pool: pool, Partitions: cfg.KafkaPartitions, Clock: time.Now, Log: log,
-		SlotsFree: cfg.SlotsFree, SlotsPremium: cfg.SlotsPremium,
+		SlotsFree: cfg.SlotsFree, SlotsPremium: cfg.SlotsPremium, Revocations: revocations,
 	})
 }

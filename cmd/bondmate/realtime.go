@@ -32,7 +32,7 @@ func realtimeCommand(term terminal) *cobra.Command {
 				if err != nil {
 					return "", err
 				}
-				handler, err := p.addRealtime(on, keys, p.addEventTail(on))
+				handler, err := p.addRealtime(on, keys, hearing{p.addEventTail(on), p.addControlTail(on)})
 				if err != nil {
 					return "", err
 				}
@@ -77,8 +77,22 @@ func (p *process) addEventTail(on servers) *bus.EventTail {
 	return tail
 }
 
+// addControlTail hears once for all roles of this process which sessions have ended. It is no
+// part of being ready: whoever misses a record finds it in the database.
+func (p *process) addControlTail(on servers) *bus.ControlTail {
+	tail := bus.NewControlTail(on.bus, p.topics.Control, p.registry)
+	p.group.Add(service.Member{Name: "control tail", Phase: service.Support, Run: tail.Run})
+	return tail
+}
+
+// hearing is what a role follows on Kafka.
+type hearing struct {
+	events  *bus.EventTail
+	control *bus.ControlTail
+}
+
 // addRealtime returns the handler of GET /api/realtime.
-func (p *process) addRealtime(on servers, keys *identity.Keys, tail *bus.EventTail) (http.Handler, error) {
+func (p *process) addRealtime(on servers, keys *identity.Keys, from hearing) (http.Handler, error) {
 	verifier, err := p.newVerifier(keys)
 	if err != nil {
 		return nil, err
@@ -90,7 +104,8 @@ func (p *process) addRealtime(on servers, keys *identity.Keys, tail *bus.EventTa
 	gateway, err := realtime.New(realtime.Config{
 		Pool:       on.pool,
 		Verifier:   verifier,
-		Events:     tail,
+		Events:     from.events,
+		Control:    from.control,
 		Log:        p.log.With("role", "realtime"),
 		Registerer: p.registry,
 		Clock:      p.clock,

@@ -7,6 +7,7 @@
 //   - One account an e-mail address: the unique constraint on credentials.
 //   - A refresh token is exchanged once. A repeated exchange whose first answer was lost
 //     gets the same answer; any older token of the chain ends the session.
+//   - A session ends at the latest Config.SessionMaxAge after it began, however it is used.
 //   - A session that has ended has no device and no ticket, and gets none: ending locks
 //     the session's row, then deletes; adding holds a share lock on that row.
 //   - A push address belongs to one account, the last to register it.
@@ -54,10 +55,13 @@ type Config struct {
 	Attempts *limit.Attempts
 
 	SessionTTL time.Duration // a session ends when it was not refreshed for so long; default 60 days
-	TicketTTL  time.Duration // default 60 s
-	Slots      int           // partnerships a new account has room for; default 1
-	Partitions int           // of the commands topic; default contract.DefaultPartitions
-	MinAge     int           // years from which one may register; default 0: any age, and no birth date is demanded
+	// SessionMaxAge is how long after it began a session ends, however often it is refreshed;
+	// default 365 days.
+	SessionMaxAge time.Duration
+	TicketTTL     time.Duration // default 60 s
+	Slots         int           // partnerships a new account has room for; default 1
+	Partitions    int           // of the commands topic; default contract.DefaultPartitions
+	MinAge        int           // years from which one may register; default 0: any age, and no birth date is demanded
 	// ConsentVersion is the version of the terms that one has to agree to when registering;
 	// default none.
 	ConsentVersion string
@@ -65,14 +69,23 @@ type Config struct {
 	MaxDevices     int // an account; the least recently registered one goes; default 10
 	MaxTickets     int // unused ones of a session; default 8
 	// SessionCacheTTL is how long an answer of IsSessionActive is reused: a session that
-	// another instance ended is served for at most so long. Default 1 s.
+	// another instance ended is served for at most so long, if Forget is not called. Default 1 s.
 	SessionCacheTTL time.Duration
+
+	// Revocations is told of the sessions that end before their time; nil: nobody is.
+	Revocations Revocations
 
 	// Mailer sends links to new passwords and to verify addresses; nil: nobody gets any.
 	Mailer Mailer
 	// FrontendURL returns the address of the pages to which these links lead, without a
 	// slash at its end. Required with Mailer.
 	FrontendURL func() string
+}
+
+// Revocations takes over to tell others of sessions that have ended, once that is committed.
+// It must not wait. The reasons are contract's.
+type Revocations interface {
+	Ended(user uuid.UUID, reason string, sessions []uuid.UUID)
 }
 
 // sessionCacheSize bounds the answers of IsSessionActive that are kept: about 4 MB.
@@ -98,6 +111,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, errors.New("accounts: mails need the front end's URL")
 	}
 	setDefault(&cfg.SessionTTL, 60*24*time.Hour)
+	setDefault(&cfg.SessionMaxAge, 365*24*time.Hour)
 	setDefault(&cfg.TicketTTL, time.Minute)
 	setDefault(&cfg.Slots, 1)
 	setDefault(&cfg.Partitions, contract.DefaultPartitions)
@@ -111,7 +125,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("cache of active sessions: %w", err)
 	}
 	s := &Service{cfg: cfg, pool: cfg.Pool, log: cfg.Log, active: active}
-	s.activity = &activity{pool: cfg.Pool, clock: s.now, waiting: map[uuid.UUID]*question{}}
+	s.activity = &activity{pool: cfg.Pool, clock: s.now, maxAge: cfg.SessionMaxAge, waiting: map[uuid.UUID]*question{}}
 	if cfg.Mailer != nil {
 		s.post = &post{
 			mailer: cfg.Mailer, queue: make(chan letter, postQueue), pause: postPause,

@@ -34,8 +34,9 @@ type verdict struct {
 // goroutines are started by a question and end with the last one; none outlives its
 // last question by more than activeWithin.
 type activity struct {
-	pool  *pgxpool.Pool
-	clock func() time.Time
+	pool   *pgxpool.Pool
+	clock  func() time.Time
+	maxAge time.Duration
 
 	mu      sync.Mutex
 	waiting map[uuid.UUID]*question // not yet in a query; bounded by the calls under way
@@ -119,7 +120,7 @@ const activeSessionsSQL = `
 SELECT s.id
 FROM sessions s
 JOIN users u ON u.id = s.user_id
-WHERE s.id = ANY ($1) AND s.revoked_at IS NULL AND s.expires_at > $2 AND u.status = ANY ($3)`
+WHERE s.id = ANY ($1) AND s.revoked_at IS NULL AND s.expires_at > $2 AND s.created_at > $4 AND u.status = ANY ($3)`
 
 // load returns which of the sessions are active.
 func (a *activity) load(ctx context.Context, batch map[uuid.UUID]*question, now time.Time) (map[uuid.UUID]struct{}, error) {
@@ -129,7 +130,7 @@ func (a *activity) load(ctx context.Context, batch map[uuid.UUID]*question, now 
 	for id := range batch {
 		ids = append(ids, id)
 	}
-	rows, err := a.pool.Query(ctx, activeSessionsSQL, ids, now, admitted)
+	rows, err := a.pool.Query(ctx, activeSessionsSQL, ids, now, admitted, now.Add(-a.maxAge))
 	if err != nil {
 		return nil, fmt.Errorf("look up %d sessions: %w", len(ids), err)
 	}
@@ -160,10 +161,16 @@ func (s *Service) IsSessionActive(ctx context.Context, sessionID uuid.UUID) (boo
 	return v.active, nil
 }
 
-// forget drops what IsSessionActive remembers of ended sessions. A query under way may
-// put an older answer back; that one ages from before the end.
-func (s *Service) forget(ids []uuid.UUID) {
-	for _, id := range ids {
-		s.active.Invalidate(id)
+// Forget drops what IsSessionActive remembers of a session: another instance has ended it. A
+// query under way may put an older answer back; that one ages from before the end.
+func (s *Service) Forget(session uuid.UUID) { s.active.Invalidate(session) }
+
+// ended follows the commit that ended sessions of a user.
+func (s *Service) ended(user uuid.UUID, reason string, sessions []uuid.UUID) {
+	for _, id := range sessions {
+		s.Forget(id)
+	}
+	if s.cfg.Revocations != nil && len(sessions) > 0 {
+		s.cfg.Revocations.Ended(user, reason, sessions)
 	}
 }

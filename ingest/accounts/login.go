@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/limit"
 )
@@ -145,6 +146,7 @@ func (s *Service) Login(ctx context.Context, in LoginInput) (AuthResult, error) 
 	if err != nil {
 		return AuthResult{}, fmt.Errorf("log in user %s: %w", userID, err)
 	}
+	s.ended(userID, contract.RevokedByLimit, started.over)
 	return s.result(o, started.id, started.refresh)
 }
 
@@ -261,7 +263,7 @@ func (s *Service) ChangePassword(ctx context.Context, in PasswordChange) error {
 	if err != nil {
 		return fmt.Errorf("change password of %s: %w", userID, err)
 	}
-	s.forget(ended)
+	s.ended(userID, contract.RevokedByPassword, ended)
 	return nil
 }
 

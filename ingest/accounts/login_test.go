@@ -182,7 +182,7 @@ func TestLoginTellsNothing(t *testing.T) {
 		if err == nil || err.Error() != first.Error() {
 			t.Errorf("status %d, wrong password: %v, want %v", status, err, first)
 		}
-		_, err = w.Refresh(t.Context(), res.RefreshToken)
+		_, err = w.Refresh(t.Context(), res.RefreshToken, nil)
 		wantCode(t, "refresh", err, fault.Forbidden, code)
 		w.pass(time.Minute)
 		if w.active(t, res.SessionID) {
@@ -255,7 +255,7 @@ func TestChangePasswordEndsOtherSessions(t *testing.T) {
 	if n := w.count(t, `SELECT count(*) FROM devices WHERE value = 'here'`); n != 1 || w.count(t, `SELECT count(*) FROM devices`) != 1 {
 		t.Error("want the asking session's device alone to stay")
 	}
-	_, err := w.Refresh(t.Context(), there.RefreshToken)
+	_, err := w.Refresh(t.Context(), there.RefreshToken, nil)
 	wantCode(t, "refresh of the other session", err, fault.Unauthenticated, "unauthenticated")
 	_, err = w.Login(t.Context(), accounts.LoginInput{Email: "ada@example.test", Password: goodPassword})
 	wantCode(t, "login with the old password", err, fault.Unauthenticated, "unauthenticated")

@@ -163,7 +163,7 @@ func TestResetByMail(t *testing.T) {
 		if w.active(t, s.SessionID) {
 			t.Error("a session goes on")
 		}
-		if _, err := w.Refresh(t.Context(), s.RefreshToken); err == nil {
+		if _, err := w.Refresh(t.Context(), s.RefreshToken, nil); err == nil {
 			t.Error("a session is refreshed")
 		}
 	}

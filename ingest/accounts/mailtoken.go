@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/identity"
 )
 
@@ -240,7 +241,7 @@ func (s *Service) ResetPassword(ctx context.Context, in ResetInput) error {
 	if err != nil {
 		return fmt.Errorf("reset password of %s: %w", userID, err)
 	}
-	s.forget(ended)
+	s.ended(userID, contract.RevokedByReset, ended)
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/identity"
 )
 
@@ -18,10 +19,10 @@ import (
 const rotateSQL = `
 UPDATE sessions s
 SET refresh_hash = $2, previous_hash = s.refresh_hash, sealed_child = $3,
-    rotated_at = $4, last_used_at = $4, expires_at = $5
+    rotated_at = $4, last_used_at = $4, expires_at = LEAST($5, s.created_at + $7::interval)
 FROM users u
 WHERE s.refresh_hash = $1 AND s.revoked_at IS NULL AND s.expires_at > $4
-    AND u.id = s.user_id AND u.status = ANY ($6)
+    AND s.created_at + $7::interval > $4 AND u.id = s.user_id AND u.status = ANY ($6)
 RETURNING s.id, u.id, u.display_name, u.partner_code, u.role, u.status`
 
 // Refresh exchanges a refresh token for its child and a new access token.
@@ -29,8 +30,11 @@ RETURNING s.id, u.id, u.display_name, u.partner_code, u.role, u.status`
 // The parent, presented again while its child is unused, gets the same child: so a lost
 // answer locks nobody out, however late the client asks again, and concurrent refreshes
 // agree. Once the child has been exchanged, any older token of the chain is in two
-// hands: its replay ends the session. Everything else is the fault unauthenticated.
-func (s *Service) Refresh(ctx context.Context, refreshToken string) (AuthResult, error) {
+// hands: its replay ends the session, takes the note, and is a *ReplayError. There is no time
+// within which such a token is still good: a thief in a hurry would be let in.
+// Refreshing moves the session's end, to Config.SessionMaxAge after its beginning at the latest.
+// Everything else is the fault unauthenticated.
+func (s *Service) Refresh(ctx context.Context, refreshToken string, replayed SessionNote) (AuthResult, error) {
 	presented, ok := identity.ParseRefreshToken(refreshToken)
 	if !ok {
 		return AuthResult{}, errSession
@@ -45,16 +49,37 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (AuthResult,
 		sessionID uuid.UUID
 		o         owner
 	)
-	err = s.pool.QueryRow(ctx, rotateSQL, presented.Hash(), child.Hash(), sealed, now, now.Add(s.cfg.SessionTTL), admitted).
+	err = s.pool.QueryRow(ctx, rotateSQL, presented.Hash(), child.Hash(), sealed, now, now.Add(s.cfg.SessionTTL), admitted, s.cfg.SessionMaxAge).
 		Scan(&sessionID, &o.ID, &o.DisplayName, &o.PartnerCode, &o.role, &o.status)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return s.replay(ctx, presented)
+		return s.replay(ctx, presented, replayed)
 	case err != nil:
 		return AuthResult{}, fmt.Errorf("rotate refresh token: %w", err)
 	}
 	return s.result(o, sessionID, child)
 }
+
+// SessionNote is a Note about a session.
+type SessionNote func(ctx context.Context, tx pgx.Tx, userID, sessionID uuid.UUID) error
+
+func (n SessionNote) of(sessionID uuid.UUID) Note {
+	if n == nil {
+		return nil
+	}
+	return func(ctx context.Context, tx pgx.Tx, userID uuid.UUID) error { return n(ctx, tx, userID, sessionID) }
+}
+
+// ReplayError is the fault of a refresh token that two have held: its session was ended for
+// it just now.
+type ReplayError struct{ SessionID uuid.UUID }
+
+func (e *ReplayError) Error() string {
+	return fmt.Sprintf("session %s ended for a replayed refresh token: %v", e.SessionID, errSession)
+}
+
+// Unwrap returns what its caller is told, which is nothing of this.
+func (e *ReplayError) Unwrap() error { return errSession }
 
 // chain is the session that a token's family belongs to.
 type chain struct {
@@ -63,22 +88,22 @@ type chain struct {
 	previous  []byte
 	sealed    []byte
 	ended     bool
-	expiresAt time.Time
+	expiresAt time.Time // or the session's greatest age, whichever comes first
 	owner     owner
 }
 
 const chainSQL = `
-SELECT s.id, s.refresh_hash, s.previous_hash, s.sealed_child, s.revoked_at IS NOT NULL, s.expires_at,
+SELECT s.id, s.refresh_hash, s.previous_hash, s.sealed_child, s.revoked_at IS NOT NULL, LEAST(s.expires_at, s.created_at + $2::interval),
     u.id, u.display_name, u.partner_code, u.role, u.status
 FROM sessions s
 JOIN users u ON u.id = s.user_id
 WHERE s.family_hash = $1`
 
 // replay answers a refresh token that could not be exchanged.
-func (s *Service) replay(ctx context.Context, presented identity.RefreshToken) (AuthResult, error) {
+func (s *Service) replay(ctx context.Context, presented identity.RefreshToken, replayed SessionNote) (AuthResult, error) {
 	var c chain
 	o := &c.owner
-	err := s.pool.QueryRow(ctx, chainSQL, presented.FamilyHash()).Scan(
+	err := s.pool.QueryRow(ctx, chainSQL, presented.FamilyHash(), s.cfg.SessionMaxAge).Scan(
 		&c.sessionID, &c.current, &c.previous, &c.sealed, &c.ended, &c.expiresAt,
 		&o.ID, &o.DisplayName, &o.PartnerCode, &o.role, &o.status)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -105,9 +130,13 @@ func (s *Service) replay(ctx context.Context, presented identity.RefreshToken) (
 		// Current now, but not when it was to be exchanged: the account was let in between.
 		return AuthResult{}, errSession
 	}
-	if err := s.Logout(ctx, o.ID, c.sessionID); err != nil {
+	n, err := s.end(ctx, o.ID, ending{reason: contract.RevokedByReplay, pick: only(c.sessionID), note: replayed.of(c.sessionID)})
+	switch {
+	case err != nil:
 		return AuthResult{}, fmt.Errorf("end session of a replayed refresh token: %w", err)
+	case n == 0: // somebody else was faster
+		return AuthResult{}, errSession
 	}
 	s.log.WarnContext(ctx, "old refresh token replayed, session ended", "user", o.ID, "session", c.sessionID)
-	return AuthResult{}, errSession
+	return AuthResult{}, &ReplayError{SessionID: c.sessionID}
 }

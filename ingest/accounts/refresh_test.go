@@ -15,7 +15,7 @@ import (
 
 func (w *world) refresh(t *testing.T, token string) accounts.AuthResult {
 	t.Helper()
-	res, err := w.Refresh(t.Context(), token)
+	res, err := w.Refresh(t.Context(), token, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestConcurrentRefreshesGiveOneChild(t *testing.T) {
 	got := make([]accounts.AuthResult, 50)
 	errs := together(t.Context(), len(got), func(ctx context.Context, i int) error {
 		var err error
-		got[i], err = w.Refresh(ctx, first.RefreshToken)
+		got[i], err = w.Refresh(ctx, first.RefreshToken, nil)
 		return err
 	})
 	children := map[string]bool{}
@@ -86,9 +86,9 @@ func TestReplayedAncestorEndsTheSession(t *testing.T) {
 		if !w.active(t, stolen.SessionID) {
 			t.Fatal("the session is not active to begin with")
 		}
-		_, err := w.Refresh(t.Context(), stolen.RefreshToken)
+		_, err := w.Refresh(t.Context(), stolen.RefreshToken, nil)
 		wantCode(t, "the ancestor", err, fault.Unauthenticated, "unauthenticated")
-		_, err = w.Refresh(t.Context(), latest.RefreshToken)
+		_, err = w.Refresh(t.Context(), latest.RefreshToken, nil)
 		wantCode(t, "the latest after the replay", err, fault.Unauthenticated, "unauthenticated")
 		if w.active(t, stolen.SessionID) || w.count(t, `SELECT count(*) FROM devices`) != 0 {
 			t.Error("the session goes on")
@@ -113,14 +113,14 @@ func TestRefreshRefuses(t *testing.T) {
 		"same family, long form": res.RefreshToken + "=",
 		"huge":                   strings.Repeat("A", 1<<20),
 	} {
-		_, err := w.Refresh(t.Context(), token)
+		_, err := w.Refresh(t.Context(), token, nil)
 		wantCode(t, name, err, fault.Unauthenticated, "unauthenticated")
 	}
 	if !w.active(t, res.SessionID) {
 		t.Error("a stranger's guess ended the session")
 	}
 	w.pass(60 * 24 * time.Hour)
-	_, err := w.Refresh(t.Context(), res.RefreshToken)
+	_, err := w.Refresh(t.Context(), res.RefreshToken, nil)
 	wantCode(t, "expired", err, fault.Unauthenticated, "unauthenticated")
 	if w.active(t, res.SessionID) {
 		t.Error("an expired session is active")
@@ -207,7 +207,7 @@ func TestEndingSessions(t *testing.T) {
 				if got := w.active(t, s.res.SessionID); got != s.want || (rows == 2) != s.want || (rows == 0) == s.want {
 					t.Errorf("session of %s: active %t, %d devices and tickets, want active %t", s.res.User.DisplayName, got, rows, s.want)
 				}
-				_, err := w.Refresh(t.Context(), s.res.RefreshToken)
+				_, err := w.Refresh(t.Context(), s.res.RefreshToken, nil)
 				if (err == nil) != s.want {
 					t.Errorf("refresh: %v, want active %t", err, s.want)
 				}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
 )
@@ -26,6 +27,7 @@ type Session struct {
 type session struct {
 	id      uuid.UUID
 	refresh identity.RefreshToken
+	over    []uuid.UUID // which ended for it
 }
 
 const insertSessionSQL = `
@@ -33,25 +35,24 @@ INSERT INTO sessions (id, user_id, refresh_hash, family_hash, device, created_at
 VALUES ($1, $2, $3, $4, $5, $6, $6, $7)`
 
 // startSession adds a session and ends the expired and the least recently used ones
-// over the bound. The caller holds the account's lock, or has just made the account.
+// over the bound, of which the caller tells once it is committed. The caller holds the account's lock, or has just made the account.
 func (s *Service) startSession(ctx context.Context, tx pgx.Tx, userID uuid.UUID, device *Device) (session, error) {
 	now := s.now()
 	live, err := liveSessions(ctx, tx, userID)
 	if err != nil {
 		return session{}, err
 	}
-	var over []uuid.UUID
+	started := session{id: uuid.New(), refresh: identity.NewRefreshToken()}
 	for i, l := range live {
 		if i >= s.cfg.MaxSessions-1 || !l.expiresAt.After(now) {
-			over = append(over, l.id)
+			started.over = append(started.over, l.id)
 		}
 	}
-	if err := s.endSessions(ctx, tx, over); err != nil {
+	if err := s.endSessions(ctx, tx, started.over); err != nil {
 		return session{}, err
 	}
-	started := session{id: uuid.New(), refresh: identity.NewRefreshToken()}
 	_, err = tx.Exec(ctx, insertSessionSQL, started.id, userID,
-		started.refresh.Hash(), started.refresh.FamilyHash(), device, now, now.Add(s.cfg.SessionTTL))
+		started.refresh.Hash(), started.refresh.FamilyHash(), device, now, now.Add(min(s.cfg.SessionTTL, s.cfg.SessionMaxAge)))
 	if err != nil {
 		return session{}, fmt.Errorf("insert session: %w", err)
 	}
@@ -124,22 +125,34 @@ func endSessions(ctx context.Context, tx pgx.Tx, ids []uuid.UUID, now time.Time)
 }
 
 // EndAll ends every session of an account, with its devices and tickets, in the transaction
-// of a caller who holds the account's lock. Instances that remember a session as active do
-// so for Config.SessionCacheTTL at most; its sockets close as those of any ended session.
-func EndAll(ctx context.Context, tx pgx.Tx, userID uuid.UUID, now time.Time) error {
+// of a caller who holds the account's lock and tells Revocations of them after the commit.
+// Instances that remember a session as active do so for Config.SessionCacheTTL at most; its
+// sockets close as those of any ended session.
+func EndAll(ctx context.Context, tx pgx.Tx, userID uuid.UUID, now time.Time) ([]uuid.UUID, error) {
 	live, err := liveSessions(ctx, tx, userID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ids := make([]uuid.UUID, len(live))
 	for i, l := range live {
 		ids[i] = l.id
 	}
-	return endSessions(ctx, tx, ids, now)
+	return ids, endSessions(ctx, tx, ids, now)
 }
 
-// end ends those live sessions of an account that pick chooses, and returns how many.
-func (s *Service) end(ctx context.Context, userID uuid.UUID, pick func(uuid.UUID) bool) (int, error) {
+// ending is which sessions of an account end, and why.
+type ending struct {
+	reason string
+	pick   func(uuid.UUID) bool
+	note   Note // taken when any did
+}
+
+func only(session uuid.UUID) func(uuid.UUID) bool {
+	return func(id uuid.UUID) bool { return id == session }
+}
+
+// end ends those live sessions of an account that are picked, and returns how many.
+func (s *Service) end(ctx context.Context, userID uuid.UUID, what ending) (int, error) {
 	var ended []uuid.UUID
 	err := s.transact(ctx, func(tx pgx.Tx) error {
 		if _, err := lockAccount(ctx, tx, userID); err != nil {
@@ -151,35 +164,38 @@ func (s *Service) end(ctx context.Context, userID uuid.UUID, pick func(uuid.UUID
 		}
 		ended = ended[:0]
 		for _, l := range live {
-			if pick(l.id) {
+			if what.pick(l.id) {
 				ended = append(ended, l.id)
 			}
 		}
-		return s.endSessions(ctx, tx, ended)
+		if err := s.endSessions(ctx, tx, ended); err != nil || len(ended) == 0 {
+			return err
+		}
+		return what.note.take(ctx, tx, userID)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("end sessions of %s: %w", userID, err)
 	}
-	s.forget(ended)
+	s.ended(userID, what.reason, ended)
 	return len(ended), nil
 }
 
 // Logout ends one session. Ending one that has ended is no fault.
 func (s *Service) Logout(ctx context.Context, userID, sessionID uuid.UUID) error {
-	_, err := s.end(ctx, userID, func(id uuid.UUID) bool { return id == sessionID })
+	_, err := s.end(ctx, userID, ending{reason: contract.RevokedByLogout, pick: only(sessionID)})
 	return err
 }
 
 // LogoutAll ends every session of an account, the asking one too.
 func (s *Service) LogoutAll(ctx context.Context, userID uuid.UUID) error {
-	_, err := s.end(ctx, userID, func(uuid.UUID) bool { return true })
+	_, err := s.end(ctx, userID, ending{reason: contract.RevokedByLogout, pick: func(uuid.UUID) bool { return true }})
 	return err
 }
 
 // RevokeSession ends one session from the list. One that is not there, or is another
 // account's, is the fault not_found.
 func (s *Service) RevokeSession(ctx context.Context, userID, sessionID uuid.UUID) error {
-	n, err := s.end(ctx, userID, func(id uuid.UUID) bool { return id == sessionID })
+	n, err := s.end(ctx, userID, ending{reason: contract.RevokedByOwner, pick: only(sessionID)})
 	if err != nil {
 		return err
 	}
@@ -192,7 +208,7 @@ func (s *Service) RevokeSession(ctx context.Context, userID, sessionID uuid.UUID
 const sessionsSQL = `
 SELECT id, device, created_at, last_used_at
 FROM sessions
-WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2
+WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 AND created_at > $3
 ORDER BY last_used_at DESC, id`
 
 // Sessions lists the sessions of an account, the last used first; there are never more
@@ -203,7 +219,8 @@ func (s *Service) Sessions(ctx context.Context, userID, current uuid.UUID) ([]Se
 
 // SessionsIn lists the sessions of an account as q sees them.
 func (s *Service) SessionsIn(ctx context.Context, q Querier, userID, current uuid.UUID) ([]Session, error) {
-	rows, err := q.Query(ctx, sessionsSQL, userID, s.now())
+	now := s.now()
+	rows, err := q.Query(ctx, sessionsSQL, userID, now, now.Add(-s.cfg.SessionMaxAge))
 	if err != nil {
 		return nil, fmt.Errorf("list sessions of %s: %w", userID, err)
 	}

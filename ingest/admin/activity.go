@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/bondmate/backend/ingest/journal"
+	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/partner"
 	"github.com/bondmate/backend/pkg/postgres"
@@ -24,6 +25,7 @@ type entry struct {
 	subject  uuid.UUID         // another thing that it is about; zero for none
 	also     []entry           // what was done along with it; each a line of its own
 	metadata map[string]string // no free text: what is written about people has a place of its own
+	ended    []uuid.UUID       // sessions of the target that ended for it, no part of the line
 }
 
 // line is the entry as the journal has it.
@@ -71,6 +73,9 @@ func (s *Service) act(ctx context.Context, line entry, do func(pgx.Tx, *entry) e
 	}
 	for _, e := range append([]entry{written}, written.also...) {
 		s.say(ctx, e)
+		if s.cfg.Revocations != nil && len(e.ended) > 0 {
+			s.cfg.Revocations.Ended(e.target, contract.RevokedBySuspend, e.ended)
+		}
 	}
 	return nil
 }

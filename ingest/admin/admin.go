@@ -23,6 +23,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/bondmate/backend/ingest/accounts"
 )
 
 // Config configures a Service. All fields up to Log are required.
@@ -33,6 +35,8 @@ type Config struct {
 	Log        *slog.Logger
 	// How many slots the tiers bring; default 1 and 3.
 	SlotsFree, SlotsPremium int
+	// Revocations is told of the sessions that end here; nil: nobody is.
+	Revocations accounts.Revocations
 	// Within bounds each call, the wait for a connection included; default 3 s.
 	Within time.Duration
 }

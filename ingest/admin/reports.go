@@ -275,10 +275,11 @@ func (s *Service) Resolve(ctx context.Context, actor Actor, id uuid.UUID, v Verd
 			return fault.New(fault.Conflict, "not_pending", "The report is resolved already.")
 		}
 		if v.Resolution == Suspended {
-			if err := s.suspendIn(ctx, tx, actor, line.target); err != nil {
+			ended, err := s.suspendIn(ctx, tx, actor, line.target)
+			if err != nil {
 				return err
 			}
-			also := entry{actor: actor, action: permissions["suspendUser"].Action, severity: partner.SeverityWarning, target: line.target, subject: id}
+			also := entry{actor: actor, action: permissions["suspendUser"].Action, severity: partner.SeverityWarning, target: line.target, subject: id, ended: ended}
 			line.also = append(line.also, also)
 		}
 		_, err = tx.Exec(ctx, resolveReportSQL, id, ReportResolved, v.Resolution, note, s.now(), actor.UserID)

@@ -67,8 +67,8 @@ const setStatusSQL = `UPDATE users SET status = $2 WHERE id = $1`
 // is suspended changes nothing.
 func (s *Service) Suspend(ctx context.Context, actor Actor, id uuid.UUID) (u User, err error) {
 	line := entry{actor: actor, action: permissions["suspendUser"].Action, severity: partner.SeverityWarning, target: id}
-	err = s.act(ctx, line, func(tx pgx.Tx, _ *entry) error {
-		if err := s.suspendIn(ctx, tx, actor, id); err != nil {
+	err = s.act(ctx, line, func(tx pgx.Tx, line *entry) (err error) {
+		if line.ended, err = s.suspendIn(ctx, tx, actor, id); err != nil {
 			return err
 		}
 		u, err = s.userIn(ctx, tx, id)
@@ -77,16 +77,17 @@ func (s *Service) Suspend(ctx context.Context, actor Actor, id uuid.UUID) (u Use
 	return u, err
 }
 
-func (s *Service) suspendIn(ctx context.Context, tx pgx.Tx, actor Actor, id uuid.UUID) error {
+// suspendIn returns the sessions that ended.
+func (s *Service) suspendIn(ctx context.Context, tx pgx.Tx, actor Actor, id uuid.UUID) (ended []uuid.UUID, err error) {
 	if id == actor.UserID {
-		return fault.New(fault.Conflict, "self_request", "Nobody suspends themselves.")
+		return nil, fault.New(fault.Conflict, "self_request", "Nobody suspends themselves.")
 	}
 	u, err := lockUser(ctx, tx, id)
 	if err != nil || u.status == partner.UserSuspended {
-		return err
+		return nil, err
 	}
 	if err := s.setStatus(ctx, tx, id, partner.UserSuspended); err != nil {
-		return err
+		return nil, err
 	}
 	return accounts.EndAll(ctx, tx, id, s.now())
 }

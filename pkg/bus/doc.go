@@ -9,7 +9,7 @@
 //     most one write under way per partition, so the records of a partition are appended
 //     in the order of the Produce calls, retries included.
 //   - RunGroup hands out whole partitions of a topic, a generation at a time.
-//   - PartitionReader, Tail and EventTail read partitions in order from offsets that the
+//   - PartitionReader, Tail, EventTail and ControlTail read partitions in order from offsets that the
 //     caller names or, for tails, from the ends seen at the start. An offset that the
 //     broker no longer or not yet has is an *OutOfRangeError, never a silent skip.
 //   - Offsets, FirstOffsetAfter, PlanTopics, EnsureTopics ask and set up. Rights are what each

@@ -15,18 +15,15 @@ import (
 // repeats and hands it to the subscribers, in order within each partition. Run owns the
 // following; Subscribe may be called before and during it.
 type EventTail struct {
+	subscribers[contract.Event]
+
 	client     *Client
 	cfg        TailConfig
 	ready      chan struct{}
 	repeats    prometheus.Counter
 	unreadable prometheus.Counter
 	marks      map[int]*highWater // by partition; Run's handler alone uses it
-
-	mu          sync.Mutex
-	subscribers []*subscriber // replaced, never changed in place
 }
-
-type subscriber struct{ handle func(contract.Event) }
 
 // NewEventTail returns a tail of an events topic with the given number of partitions.
 func NewEventTail(client *Client, topic string, partitions int, reg prometheus.Registerer) *EventTail {
@@ -62,21 +59,6 @@ func (t *EventTail) Run(ctx context.Context) error {
 // Ready is closed when every event that is appended from then on will be handed out.
 func (t *EventTail) Ready() <-chan struct{} { return t.ready }
 
-// Subscribe adds a function that gets every event from then on, until cancel returns; a
-// call under way may end after that. It is called by one goroutine at a time and must not
-// block: the tail waits for it.
-func (t *EventTail) Subscribe(handle func(contract.Event)) (cancel func()) {
-	s := &subscriber{handle: handle}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.subscribers = append(slices.Clone(t.subscribers), s)
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.subscribers = slices.DeleteFunc(slices.Clone(t.subscribers), func(o *subscriber) bool { return o == s })
-	}
-}
-
 func (t *EventTail) read(rec contract.Record) {
 	ev, err := contract.DecodeEvent(rec)
 	if err != nil {
@@ -95,12 +77,7 @@ func (t *EventTail) read(rec contract.Record) {
 		t.repeats.Inc()
 		return
 	}
-	t.mu.Lock()
-	subscribers := t.subscribers
-	t.mu.Unlock()
-	for _, s := range subscribers {
-		s.handle(ev)
-	}
+	t.hand(ev)
 }
 
 // highWater is the highest sequence seen of a partition in each of its last few epochs. A

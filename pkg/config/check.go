@@ -97,6 +97,7 @@ func (c Config) check() []*Fault {
 	check.redis(c)
 
 	check.readable("JWT_PRIVATE_KEY_FILE", c.JWTPrivateKeyFile)
+	check.sessions(c)
 	check.readable("FIREBASE_CREDENTIALS_FILE", c.FirebaseCredentialsFile)
 	if c.FCMEndpoint != "" {
 		check.httpURL("FCM_ENDPOINT", c.FCMEndpoint)
@@ -133,6 +134,14 @@ func (c Config) check() []*Fault {
 	}
 	check.within("MESSAGE_MAX_LENGTH", c.MessageMaxLength, 0, 2000)
 	return check.faults
+}
+
+// sessions accepts what lasts at least as long as an access token does, which is good for a
+// session alone.
+func (c *checker) sessions(cfg Config) {
+	const least, most = 15 * time.Minute, 10 * 366 * 24 * time.Hour
+	c.lasts("SESSION_TTL", cfg.SessionTTL, least, most)
+	c.lasts("SESSION_MAX_AGE", cfg.SessionMaxAge, min(max(cfg.SessionTTL, least), most), most)
 }
 
 func (c *checker) hostPort(variable, value string) {

@@ -67,6 +67,9 @@ type Config struct {
 
 	JWTPrivateKeyFile string `env:"JWT_PRIVATE_KEY_FILE" about:"RSA key that signs access tokens (PEM); unset outside production: generated in DATA_DIR"`
 
+	SessionTTL    time.Duration `env:"SESSION_TTL" envDefault:"1440h" about:"a session ends when it was not refreshed for so long"`
+	SessionMaxAge time.Duration `env:"SESSION_MAX_AGE" envDefault:"8760h" about:"a session ends so long after its login, however often it is refreshed"`
+
 	FirebaseCredentialsFile string        `env:"FIREBASE_CREDENTIALS_FILE" about:"service account for FCM, read again for each access token; unset outside production: a stand-in records pushes in DATA_DIR"`
 	FCMEndpoint             string        `env:"FCM_ENDPOINT" about:"base URL of FCM HTTP v1, for tests; unset: Google's"`
 	PushGrace               time.Duration `env:"PUSH_GRACE" envDefault:"1.5s" about:"how long a push waits for a visible socket to acknowledge its event"`

@@ -21,7 +21,7 @@ func TestLoadDefaults(t *testing.T) {
 		Env: Development, LogLevel: "info", LogFormat: "auto", Port: 3000, DataDir: ".bondmate",
 		DatabaseMaxConns: 50, DatabaseMinConns: 5, PostgresRepository: "https://repo1.maven.org/maven2",
 		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, RedisPort: 6379, KafkaSessionTimeout: 10 * time.Second,
-		PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
+		SessionTTL: 60 * 24 * time.Hour, SessionMaxAge: 365 * 24 * time.Hour, PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
 		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, RetentionEvents: 2160 * time.Hour, RetentionCommands: 720 * time.Hour, RetentionPushes: 1080 * time.Hour,
 		RetentionReports: 2160 * time.Hour, SlotsFree: 1, SlotsPremium: 3, RetentionInterval: time.Hour, MessageMaxLength: 500,
 		BreakupTTL: 7 * 24 * time.Hour, SendsPerTarget: 3, RateLimits: true,
@@ -57,6 +57,12 @@ func TestLoadFaults(t *testing.T) {
 		},
 		"a broker without a port": {
 			[]string{"KAFKA_BROKERS=one:9092,two"}, []string{`KAFKA_BROKERS: "two" is not host:port`},
+		},
+		"a session that would outlive its greatest age": {
+			[]string{"SESSION_TTL=48h", "SESSION_MAX_AGE=24h"}, []string{"SESSION_MAX_AGE: 24h0m0s is not between 48h0m0s and 87840h0m0s"},
+		},
+		"a session shorter than an access token": {
+			[]string{"SESSION_TTL=1m"}, []string{"SESSION_TTL: 1m0s is not between 15m0s and 87840h0m0s"},
 		},
 		"a wildcard origin in production": {
 			[]string{"APP_ENV=production", "CORS_ORIGIN=*"},
