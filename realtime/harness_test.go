@@ -67,6 +67,37 @@ func (t *topic) publish(events ...contract.Event) {
 	}
 }
 
+// control is a tail of the control topic that says exactly what a test makes it say.
+type control struct {
+	mu   sync.Mutex
+	subs map[int]func(contract.SessionRevoked)
+	n    int
+}
+
+func (c *control) Subscribe(f func(contract.SessionRevoked)) func() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.n
+	c.n++
+	if c.subs == nil {
+		c.subs = make(map[int]func(contract.SessionRevoked))
+	}
+	c.subs[n] = f
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.subs, n)
+	}
+}
+
+func (c *control) ended(of phone) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.subs {
+		f(contract.SessionRevoked{UserID: of.user, SessionID: of.session, Reason: contract.RevokedByLogout})
+	}
+}
+
 // verifier knows the tokens that a test has issued.
 type verifier struct {
 	mu     sync.Mutex

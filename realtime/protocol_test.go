@@ -16,6 +16,7 @@ import (
 
 	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/identity"
+	"github.com/bondmate/backend/pkg/partner"
 	"github.com/bondmate/backend/realtime"
 	"github.com/bondmate/backend/realtime/realtimetest"
 )
@@ -298,6 +299,67 @@ func TestRevokedSessionIsClosed(t *testing.T) {
 	w.quiet(stays)
 	// Its token is still good, but it does not come in again.
 	_ = w.wantClose(w.dial(gw, first, realtimetest.Options{}), realtime.CloseSessionRevoked)
+}
+
+// The control topic closes a session's sockets on every gateway at once, and no others'; here
+// nothing else would for an hour.
+func TestControlTopicClosesTheSessionsSockets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	said := &control{}
+	edit := func(c *realtime.Config) { c.SessionEvery, c.Control = time.Hour, said }
+	one, other := w.start(edit), w.start(edit)
+	stays := w.phone()
+	ended := w.session(stays.user)
+	kept, _ := w.connect(one, stays, realtimetest.Options{})
+	first, _ := w.connect(one, ended, realtimetest.Options{})
+	second, _ := w.connect(other, ended, realtimetest.Options{})
+	said.ended(phone{user: w.phone().user, session: ended.session}) // another user's session of the same id is none
+	w.quiet(first)
+	said.ended(ended)
+	_ = w.wantClose(first, realtime.CloseSessionRevoked)
+	_ = w.wantClose(second, realtime.CloseSessionRevoked)
+	w.quiet(kept)
+	said.ended(ended) // again, of sockets that have gone
+	for _, gw := range []*gateway{one, other} {
+		if n := gw.value("bondmate_realtime_sessions_revoked_total", "topic"); n != 1 {
+			t.Errorf("%v sessions counted as revoked by the topic, want 1", n)
+		}
+	}
+}
+
+// A socket that says hello while its session ends does not slip through: what the topic said
+// before it could be found, its own look at the session says.
+func TestRevocationDuringHello(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	said := &control{}
+	gw := w.start(func(c *realtime.Config) { c.SessionEvery, c.Control = time.Hour, said })
+	user := w.phone().user
+	for range 20 {
+		p := w.session(user)
+		go func() {
+			w.exec(`UPDATE sessions SET revoked_at = now() WHERE id = $1`, p.session)
+			said.ended(p)
+		}()
+		_ = w.wantClose(w.dial(gw, p, realtimetest.Options{}), realtime.CloseSessionRevoked)
+	}
+}
+
+// A deleted account's own sockets are told so, and close behind it at once.
+func TestDeletedAccountsSocketsClose(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	gw := w.start(func(c *realtime.Config) { c.SessionEvery = time.Hour })
+	p := w.phone()
+	c, _ := w.connect(gw, p, realtimetest.Options{})
+	ev := w.commit(p.user)
+	ev.Type = partner.EventAccountDeleted.String()
+	w.topic.publish(ev)
+	if f := w.next(c, "event"); f.Type != "account.deleted" {
+		t.Errorf("event %+v", f)
+	}
+	_ = w.wantClose(c, realtime.CloseSessionRevoked)
 }
 
 type ackRow struct{ Seq, Visible int64 }
