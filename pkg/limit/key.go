@@ -50,14 +50,21 @@ func network(a netip.Addr) []byte {
 	return a.AsSlice()
 }
 
-// Try is an attempt at a password.
+// Try is an attempt at a password, or at another proof of who one is.
 type Try struct {
 	Email   string    // as it is stored; of a login
 	UserID  uuid.UUID // instead of Email: of who is signed in
 	Address netip.Addr
+	// Unnamed says that the attempt is at nobody's account in particular, as with a token that
+	// names whom it is about only once it has been verified: it counts for the address alone.
+	Unnamed bool
 }
 
+// account is nil for an unnamed try.
 func (t Try) account() key {
+	if t.Unnamed {
+		return nil
+	}
 	if t.Email == "" && t.UserID != uuid.Nil {
 		return newKey(byAccount, []byte("user"), t.UserID[:])
 	}
@@ -66,9 +73,10 @@ func (t Try) account() key {
 
 func (t Try) address() key { return newKey(byAddress, network(t.Address)) }
 
-// place is nil for who is signed in: what they try counts for them alone already.
+// place is nil for who is signed in: what they try counts for them alone already. So it is for
+// an unnamed try.
 func (t Try) place() key {
-	if t.UserID != uuid.Nil {
+	if t.UserID != uuid.Nil || t.Unnamed {
 		return nil
 	}
 	return newKey(byPlace, []byte(t.Email), network(t.Address))

@@ -191,9 +191,12 @@ func (a *Attempts) waits(ctx context.Context, t *Attempt, now time.Time) (map[st
 	return waits, nil
 }
 
-// keys are the two that an attempt counts for, in the order of locks.
+// keys are the one or two that an attempt counts for, in the order of locks.
 func (t *Attempt) keys() [][]byte {
-	keys := [][]byte{t.who, t.try.address()}
+	keys := [][]byte{t.try.address()}
+	if t.who != nil {
+		keys = append(keys, t.who)
+	}
 	slices.SortFunc(keys, bytes.Compare)
 	return keys
 }
@@ -287,7 +290,7 @@ func (t *Attempt) Passed(ctx context.Context, tx pgx.Tx, userID uuid.UUID) error
 	}
 	now := t.of.cfg.Clock().UTC().Truncate(time.Microsecond)
 	var batch pgx.Batch // in the order of locks
-	if t.who.kind() == byAccount {
+	if t.who != nil && t.who.kind() == byAccount {
 		batch.Queue(clearSQL, []byte(t.who))
 	}
 	address := t.try.address()

@@ -134,6 +134,21 @@ func TestWaitsDouble(t *testing.T) {
 			func(i int) limit.Try { return login(fmt.Sprintf("a%d@example.org", i), "10.0.0.1") },
 			seconds(20, 1, 2, 4, 8, 16, 32, 64),
 		},
+		"an address, at nobody's account in particular": {
+			func(int) limit.Try {
+				return limit.Try{Unnamed: true, Address: netip.MustParseAddr("10.0.0.1")}
+			},
+			seconds(20, 1, 2, 4, 8, 16, 32, 64),
+		},
+		"an address, at accounts and at nobody's": {
+			func(i int) limit.Try {
+				if i%2 == 0 {
+					return login(fmt.Sprintf("a%d@example.org", i), "10.0.0.1")
+				}
+				return limit.Try{Unnamed: true, Address: netip.MustParseAddr("10.0.0.1")}
+			},
+			seconds(20, 1, 2, 4, 8, 16, 32, 64),
+		},
 		"a network of IPv6": {
 			func(i int) limit.Try {
 				return login(fmt.Sprintf("a%d@example.org", i), fmt.Sprintf("2001:db8:0:1::%x", i+1))
@@ -363,5 +378,29 @@ func TestPostgresAway(t *testing.T) {
 	d.pool.Close()
 	if attempt, err := d.Begin(t.Context(), login("a@example.org", "10.0.0.1")); err == nil || attempt != nil {
 		t.Error("admitted without a count")
+	}
+}
+
+// Attempts at nobody's account in particular count for their address and for nobody else, and
+// a right one leaves nothing behind.
+func TestUnnamedTries(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	unnamed := func(i int) limit.Try {
+		return limit.Try{Unnamed: true, Address: netip.MustParseAddr(fmt.Sprintf("10.0.0.%d", i))}
+	}
+	for i := range 100 {
+		if wait := d.fails(unnamed(i)); wait != 0 {
+			t.Fatalf("failure %d from its own address has to wait %s", i, wait)
+		}
+	}
+	if n := d.rows(); n != 100 {
+		t.Errorf("%d rows, want one an address", n)
+	}
+	if wait := d.fails(login("", "10.0.1.1")); wait != 0 {
+		t.Errorf("a login without an e-mail has to wait %s for them", wait)
+	}
+	for range 100 { // as many as one likes, when they are right
+		d.passes(unnamed(200))
 	}
 }
