@@ -64,6 +64,13 @@ func (s *Server) export(ctx context.Context, tx pgx.Tx, user, session uuid.UUID)
 	if at := utc(record.ConsentedAt); at != nil {
 		file.Account.Consent = &api.ExportedConsent{Version: record.Consent, At: *at}
 	}
+	if len(record.Firebase) > 0 {
+		links := make([]api.ExportedFirebaseLink, len(record.Firebase))
+		for i, l := range record.Firebase {
+			links[i] = api.ExportedFirebaseLink{Subject: l.Subject, LinkedAt: l.LinkedAt.UTC()}
+		}
+		file.Account.Firebase = &links
+	}
 	profile, err := s.accounts.ProfileIn(ctx, tx, user)
 	if err != nil {
 		return file, err

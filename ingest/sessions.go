@@ -60,6 +60,38 @@ func (s *Server) Login(ctx context.Context, req api.LoginRequestObject) (api.Log
 	return api.Login200JSONResponse(loginOf(result)), nil
 }
 
+// LoginWithFirebase implements POST /api/auth/firebase.
+func (s *Server) LoginWithFirebase(ctx context.Context, req api.LoginWithFirebaseRequestObject) (api.LoginWithFirebaseResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	in := accounts.FirebaseInput{IDToken: req.Body.IdToken, Device: deviceOf(req.Body.Device), Address: clientAddress(ctx)}
+	if req.Body.DisplayName != nil {
+		in.DisplayName = *req.Body.DisplayName
+	}
+	if req.Body.BirthDate != nil {
+		in.BirthDate = &req.Body.BirthDate.Time
+	}
+	if req.Body.Consent != nil {
+		in.Consent = req.Body.Consent.Version
+	}
+	result, err := s.accounts.LoginFirebase(ctx, in)
+	if err != nil {
+		return nil, s.refused(ctx, uuid.Nil, err)
+	}
+	line := journal.Entry{Actor: result.User.ID, Action: "auth.login", Severity: partner.SeverityInfo, Subject: result.SessionID}
+	line.Metadata = map[string]string{"by": "firebase", "provider": result.Provider}
+	switch {
+	case result.Created:
+		line.Metadata["account"] = "created"
+	case result.Linked: // from now on there is one more way in
+		line.Metadata["account"], line.Severity = "linked", partner.SeverityNotice
+	}
+	if _, err := s.record(ctx, line, nothing); err != nil {
+		return nil, err
+	}
+	return api.LoginWithFirebase200JSONResponse(loginOf(result.AuthResult)), nil
+}
+
 // refused takes down that too many wrong passwords have led to a wait, once when it begins. Who
 // tries to log in is nobody that is known (actor is zero), whether the account exists or not.
 func (s *Server) refused(ctx context.Context, actor uuid.UUID, err error) error {

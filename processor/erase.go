@@ -53,6 +53,7 @@ var eraseSQL = [...]string{
 	`DELETE FROM credentials WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM login_attempts WHERE key = ANY (ARRAY(SELECT x.key FROM login_attempts x WHERE x.user_id = $1 LIMIT $2))`,
 	`DELETE FROM mail_tokens WHERE user_id = $1 AND $2 > 0`,
+	`DELETE FROM firebase_links WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM devices WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM push_preferences WHERE user_id = $1 AND $2 > 0`,
 	`UPDATE requests SET message = '' WHERE id = ANY (ARRAY(

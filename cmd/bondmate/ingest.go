@@ -84,10 +84,14 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	if err != nil {
 		return nil, err
 	}
+	signIns, err := p.firebaseLogins()
+	if err != nil {
+		return nil, err
+	}
 	people, err := accounts.New(accounts.Config{
 		Attempts: attempts,
 		Pool:     on.pool, Issuer: issuer, Passwords: passwords, Clock: p.clock, Log: log, Partitions: p.cfg.KafkaPartitions, Slots: p.cfg.SlotsFree,
-		SessionTTL: p.cfg.SessionTTL, SessionMaxAge: p.cfg.SessionMaxAge, Revocations: revocations,
+		SessionTTL: p.cfg.SessionTTL, SessionMaxAge: p.cfg.SessionMaxAge, Revocations: revocations, Firebase: signIns,
 		MinAge: p.cfg.MinAge, ConsentVersion: p.cfg.ConsentVersion,
 		Mailer: mailer, FrontendURL: p.frontendURL,
 	})

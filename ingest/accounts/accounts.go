@@ -72,6 +72,8 @@ type Config struct {
 	// another instance ended is served for at most so long, if Forget is not called. Default 1 s.
 	SessionCacheTTL time.Duration
 
+	// Firebase verifies the tokens of LoginFirebase; nil: nobody signs in by it.
+	Firebase Firebase
 	// Revocations is told of the sessions that end before their time; nil: nobody is.
 	Revocations Revocations
 

@@ -138,7 +138,7 @@ func (s *Service) Login(ctx context.Context, in LoginInput) (AuthResult, error) 
 				return err
 			}
 		}
-		if started, err = s.startSession(ctx, tx, userID, device); err != nil {
+		if started, err = s.startSession(ctx, tx, newSession{userID: userID, device: device}); err != nil {
 			return err
 		}
 		return attempt.Passed(ctx, tx, userID)

@@ -16,7 +16,7 @@ import (
 
 // Record is what an account holds of its owner beside the profile.
 type Record struct {
-	Email     string // empty for an account without a password
+	Email     string // empty for an account that gave none
 	Verified  bool   // the e-mail address is known to be its owner's
 	BirthDate *time.Time
 	CreatedAt time.Time
@@ -24,6 +24,13 @@ type Record struct {
 	// none.
 	Consent     string
 	ConsentedAt *time.Time
+	Firebase    []FirebaseLink // by which its owner signs in, the oldest first
+}
+
+// FirebaseLink is a subject of a Firebase project that is an account's owner.
+type FirebaseLink struct {
+	Subject  string
+	LinkedAt time.Time
 }
 
 const recordSQL = `
@@ -48,7 +55,28 @@ func (s *Service) RecordIn(ctx context.Context, q Querier, userID uuid.UUID) (Re
 	if err != nil {
 		return Record{}, fmt.Errorf("load record of %s: %w", userID, err)
 	}
+	if r.Firebase, err = firebaseLinks(ctx, q, userID); err != nil {
+		return Record{}, err
+	}
 	return r, nil
+}
+
+const linksOfSQL = `
+SELECT subject, linked_at
+FROM firebase_links
+WHERE user_id = $1
+ORDER BY linked_at, subject`
+
+func firebaseLinks(ctx context.Context, q Querier, userID uuid.UUID) ([]FirebaseLink, error) {
+	rows, err := q.Query(ctx, linksOfSQL, userID)
+	if err != nil {
+		return nil, fmt.Errorf("list links of %s: %w", userID, err)
+	}
+	links, err := pgx.CollectRows(rows, pgx.RowToStructByPos[FirebaseLink])
+	if err != nil {
+		return nil, fmt.Errorf("list links of %s: %w", userID, err)
+	}
+	return links, nil
 }
 
 // freshLogin is how long after its login a session needs no password for what cannot be
@@ -56,7 +84,7 @@ func (s *Service) RecordIn(ctx context.Context, q Querier, userID uuid.UUID) (Re
 const freshLogin = 5 * time.Minute
 
 const sessionStartSQL = `
-SELECT created_at
+SELECT COALESCE(authenticated_at, created_at)
 FROM sessions
 WHERE id = $1 AND user_id = $2`
 
@@ -68,7 +96,8 @@ type Confirmation struct {
 }
 
 // ConfirmOwner makes sure that the owner of the account is asking: by the password, or,
-// without one, by having logged in within the last 5 minutes. A wrong password is the
+// without one, by having logged in within the last 5 minutes: with Firebase, by having signed
+// in there, since an ID token can be had without its owner for long after. A wrong password is the
 // fault invalid_request at /password, after too many rate_limited; neither of the two is
 // forbidden.
 func (s *Service) ConfirmOwner(ctx context.Context, in Confirmation) error {

@@ -52,9 +52,8 @@ func (s *Service) Register(ctx context.Context, in RegisterInput) (AuthResult, e
 	email := f.email("/email", in.Email)
 	f.password("/password", in.Password)
 	name := f.text("/displayName", in.DisplayName, true, maxNameChars)
-	f.birthDate("/birthDate", in.BirthDate, s.now())
-	f.oldEnough("/birthDate", in.BirthDate, s.cfg.MinAge, s.now())
-	f.consent("/consent", in.Consent, s.cfg.ConsentVersion)
+	a := newAccount{name: name, born: in.BirthDate, consent: in.Consent}
+	s.entitled(&f, a)
 	device := f.device("/device", in.Device)
 	if err := f.err(); err != nil {
 		return AuthResult{}, err
@@ -64,23 +63,19 @@ func (s *Service) Register(ctx context.Context, in RegisterInput) (AuthResult, e
 		return AuthResult{}, err
 	}
 
-	o := owner{Account: Account{ID: uuid.New(), DisplayName: name}, role: identity.RoleUser, status: partner.UserActive}
+	o := a.owner()
 	var started session
 	for attempt := 1; ; attempt++ {
 		o.PartnerCode = identity.NewPartnerCode()
 		err = s.transact(ctx, func(tx pgx.Tx) error {
-			now := s.now()
 			var batch pgx.Batch
-			batch.Queue(insertUserSQL, o.ID, o.DisplayName, o.PartnerCode, o.role, o.status, in.BirthDate, now, s.cfg.ConsentVersion)
+			s.queueAccount(&batch, o, a)
 			batch.Queue(insertCredentialSQL, o.ID, email, hash)
-			batch.Queue(insertSlotsSQL, o.ID, s.cfg.Slots)
-			batch.Queue(insertStreamSQL, o.ID)
-			Announce(&batch, o.ID, s.cfg.Partitions, now)
 			if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 				return err
 			}
 			var err error
-			started, err = s.startSession(ctx, tx, o.ID, device)
+			started, err = s.startSession(ctx, tx, newSession{userID: o.ID, device: device})
 			return err
 		})
 		if attempt == codeAttempts || !violates(err, "users_partner_code_key") {
@@ -90,10 +85,43 @@ func (s *Service) Register(ctx context.Context, in RegisterInput) (AuthResult, e
 	switch {
 	// Two registrations of one address: the constraint lets one commit, however they race.
 	case violates(err, "credentials_email_key"):
-		return AuthResult{}, fault.New(fault.Conflict, "email_taken", "This e-mail address has an account.")
+		return AuthResult{}, errEmailTaken
 	case err != nil:
 		return AuthResult{}, fmt.Errorf("register account: %w", err)
 	}
 	s.welcome(ctx, email)
 	return s.result(o, started.id, started.refresh)
+}
+
+var errEmailTaken = fault.New(fault.Conflict, "email_taken", "This e-mail address has an account.")
+
+// newAccount is what its owner says of an account that is to be made.
+type newAccount struct {
+	name    string
+	born    *time.Time
+	consent string
+}
+
+// owner returns the account's owner, with a partner code that may be drawn again.
+func (a newAccount) owner() owner {
+	return owner{
+		Account: Account{ID: uuid.New(), DisplayName: a.name, PartnerCode: identity.NewPartnerCode()},
+		role:    identity.RoleUser, status: partner.UserActive,
+	}
+}
+
+// entitled demands what the service does of everybody who gets an account.
+func (s *Service) entitled(f *faults, a newAccount) {
+	f.birthDate("/birthDate", a.born, s.now())
+	f.oldEnough("/birthDate", a.born, s.cfg.MinAge, s.now())
+	f.consent("/consent", a.consent, s.cfg.ConsentVersion)
+}
+
+// queueAccount adds to a batch what every account has, however its owner signs in.
+func (s *Service) queueAccount(to *pgx.Batch, o owner, a newAccount) {
+	now := s.now()
+	to.Queue(insertUserSQL, o.ID, o.DisplayName, o.PartnerCode, o.role, o.status, a.born, now, s.cfg.ConsentVersion)
+	to.Queue(insertSlotsSQL, o.ID, s.cfg.Slots)
+	to.Queue(insertStreamSQL, o.ID)
+	Announce(to, o.ID, s.cfg.Partitions, now)
 }

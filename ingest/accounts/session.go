@@ -31,14 +31,22 @@ type session struct {
 }
 
 const insertSessionSQL = `
-INSERT INTO sessions (id, user_id, refresh_hash, family_hash, device, created_at, last_used_at, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $6, $7)`
+INSERT INTO sessions (id, user_id, refresh_hash, family_hash, device, created_at, last_used_at, expires_at, authenticated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)`
+
+// newSession is a sign-in.
+type newSession struct {
+	userID uuid.UUID
+	device *Device
+	// authenticatedAt is when its owner showed who they are, if not here and now; zero: here.
+	authenticatedAt time.Time
+}
 
 // startSession adds a session and ends the expired and the least recently used ones
 // over the bound, of which the caller tells once it is committed. The caller holds the account's lock, or has just made the account.
-func (s *Service) startSession(ctx context.Context, tx pgx.Tx, userID uuid.UUID, device *Device) (session, error) {
+func (s *Service) startSession(ctx context.Context, tx pgx.Tx, of newSession) (session, error) {
 	now := s.now()
-	live, err := liveSessions(ctx, tx, userID)
+	live, err := liveSessions(ctx, tx, of.userID)
 	if err != nil {
 		return session{}, err
 	}
@@ -51,8 +59,12 @@ func (s *Service) startSession(ctx context.Context, tx pgx.Tx, userID uuid.UUID,
 	if err := s.endSessions(ctx, tx, started.over); err != nil {
 		return session{}, err
 	}
-	_, err = tx.Exec(ctx, insertSessionSQL, started.id, userID,
-		started.refresh.Hash(), started.refresh.FamilyHash(), device, now, now.Add(min(s.cfg.SessionTTL, s.cfg.SessionMaxAge)))
+	var before *time.Time
+	if !of.authenticatedAt.IsZero() && of.authenticatedAt.Before(now) {
+		before = &of.authenticatedAt
+	}
+	_, err = tx.Exec(ctx, insertSessionSQL, started.id, of.userID,
+		started.refresh.Hash(), started.refresh.FamilyHash(), of.device, now, now.Add(min(s.cfg.SessionTTL, s.cfg.SessionMaxAge)), before)
 	if err != nil {
 		return session{}, fmt.Errorf("insert session: %w", err)
 	}

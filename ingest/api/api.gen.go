@@ -1011,6 +1011,9 @@ type ExportedAccount struct {
 
 	// EmailVerified Absent without an e-mail address.
 	EmailVerified *bool `json:"emailVerified,omitempty"`
+
+	// Firebase The Firebase users that log in to the account; absent without any.
+	Firebase *[]ExportedFirebaseLink `json:"firebase,omitempty"`
 }
 
 // ExportedBreakup defines model for ExportedBreakup.
@@ -1037,6 +1040,12 @@ type ExportedConsent struct {
 	Version string    `json:"version"`
 }
 
+// ExportedFirebaseLink defines model for ExportedFirebaseLink.
+type ExportedFirebaseLink struct {
+	LinkedAt time.Time `json:"linkedAt"`
+	Subject  string    `json:"subject"`
+}
+
 // ExportedReport defines model for ExportedReport.
 type ExportedReport struct {
 	CreatedAt    time.Time          `json:"createdAt"`
@@ -1053,6 +1062,21 @@ type FieldError struct {
 
 	// Pointer A JSON pointer into the body, or the name of the parameter.
 	Pointer string `json:"pointer"`
+}
+
+// FirebaseLogin defines model for FirebaseLogin.
+type FirebaseLogin struct {
+	// BirthDate Example: 1994-05-17
+	BirthDate *openapi_types.Date `json:"birthDate,omitempty"`
+	Consent   *struct {
+		// Version Example: 2026-05
+		Version string `json:"version"`
+	} `json:"consent,omitempty"`
+
+	// Device How the session is named in the list of sessions.
+	Device      *SessionDevice `json:"device,omitempty"`
+	DisplayName *string        `json:"displayName,omitempty"`
+	IdToken     string         `json:"idToken"`
 }
 
 // Health defines model for Health.
@@ -2226,6 +2250,9 @@ type DeleteAccountJSONRequestBody = AccountDeletion
 // VerifyEmailJSONRequestBody defines body for VerifyEmail for application/json ContentType.
 type VerifyEmailJSONRequestBody = EmailVerification
 
+// LoginWithFirebaseJSONRequestBody defines body for LoginWithFirebase for application/json ContentType.
+type LoginWithFirebaseJSONRequestBody = FirebaseLogin
+
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = Credentials
 
@@ -2315,6 +2342,9 @@ type ServerInterface interface {
 	// VerifyEmail Show by a link from a mail that an e-mail address is one's own
 	// (POST /api/auth/email/verify)
 	VerifyEmail(w http.ResponseWriter, r *http.Request)
+	// LoginWithFirebase Log in with an ID token of Firebase Auth
+	// (POST /api/auth/firebase)
+	LoginWithFirebase(w http.ResponseWriter, r *http.Request)
 	// Login Log in with e-mail and password
 	// (POST /api/auth/login)
 	Login(w http.ResponseWriter, r *http.Request)
@@ -2707,6 +2737,20 @@ func (siw *ServerInterfaceWrapper) VerifyEmail(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.VerifyEmail(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// LoginWithFirebase operation middleware
+func (siw *ServerInterfaceWrapper) LoginWithFirebase(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.LoginWithFirebase(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5388,6 +5432,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 
 	r.HandleFunc(options.BaseURL+"/api/auth/login", wrapper.Login).Methods(http.MethodPost)
 
+	r.HandleFunc(options.BaseURL+"/api/auth/firebase", wrapper.LoginWithFirebase).Methods(http.MethodPost)
+
 	r.HandleFunc(options.BaseURL+"/api/auth/refresh", wrapper.Refresh).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/auth/logout", wrapper.Logout).Methods(http.MethodPost)
@@ -5941,6 +5987,58 @@ type VerifyEmaildefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response VerifyEmaildefaultApplicationProblemPlusJSONResponse) VisitVerifyEmailResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LoginWithFirebaseRequestObject struct {
+	Body *LoginWithFirebaseJSONRequestBody
+}
+
+type LoginWithFirebaseResponseObject interface {
+	VisitLoginWithFirebaseResponse(w http.ResponseWriter) error
+}
+
+type LoginWithFirebase200JSONResponse Login
+
+func (response LoginWithFirebase200JSONResponse) VisitLoginWithFirebaseResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LoginWithFirebasedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response LoginWithFirebasedefaultApplicationProblemPlusJSONResponse) VisitLoginWithFirebaseResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -11178,6 +11276,9 @@ type StrictServerInterface interface {
 	// VerifyEmail Show by a link from a mail that an e-mail address is one's own
 	// (POST /api/auth/email/verify)
 	VerifyEmail(ctx context.Context, request VerifyEmailRequestObject) (VerifyEmailResponseObject, error)
+	// LoginWithFirebase Log in with an ID token of Firebase Auth
+	// (POST /api/auth/firebase)
+	LoginWithFirebase(ctx context.Context, request LoginWithFirebaseRequestObject) (LoginWithFirebaseResponseObject, error)
 	// Login Log in with e-mail and password
 	// (POST /api/auth/login)
 	Login(ctx context.Context, request LoginRequestObject) (LoginResponseObject, error)
@@ -11605,6 +11706,37 @@ func (sh *strictHandler) VerifyEmail(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(VerifyEmailResponseObject); ok {
 		if err := validResponse.VisitVerifyEmailResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// LoginWithFirebase operation middleware
+func (sh *strictHandler) LoginWithFirebase(w http.ResponseWriter, r *http.Request) {
+	var request LoginWithFirebaseRequestObject
+
+	var body LoginWithFirebaseJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.LoginWithFirebase(ctx, request.(LoginWithFirebaseRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "LoginWithFirebase")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(LoginWithFirebaseResponseObject); ok {
+		if err := validResponse.VisitLoginWithFirebaseResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -99,6 +99,7 @@ func (c Config) check() []*Fault {
 	check.readable("JWT_PRIVATE_KEY_FILE", c.JWTPrivateKeyFile)
 	check.sessions(c)
 	check.readable("FIREBASE_CREDENTIALS_FILE", c.FirebaseCredentialsFile)
+	check.firebase(c)
 	if c.FCMEndpoint != "" {
 		check.httpURL("FCM_ENDPOINT", c.FCMEndpoint)
 	}
@@ -134,6 +135,23 @@ func (c Config) check() []*Fault {
 	}
 	check.within("MESSAGE_MAX_LENGTH", c.MessageMaxLength, 0, 2000)
 	return check.faults
+}
+
+// firebaseProject is how Google names projects; an older kind has a domain before a colon.
+var firebaseProject = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,29}$`)
+
+// firebase never lets tokens that nobody has signed into production.
+func (c *checker) firebase(cfg Config) {
+	if cfg.FirebaseProjectID != "" && !firebaseProject.MatchString(cfg.FirebaseProjectID) {
+		c.fault("FIREBASE_PROJECT_ID", "%q is not the id of a Google project", cfg.FirebaseProjectID)
+	}
+	if cfg.FirebaseEmulator == "" {
+		return
+	}
+	c.hostPort("FIREBASE_AUTH_EMULATOR_HOST", cfg.FirebaseEmulator)
+	if cfg.Env == Production {
+		c.fault("FIREBASE_AUTH_EMULATOR_HOST", "is not allowed in production: anybody could log in as anybody")
+	}
 }
 
 // sessions accepts what lasts at least as long as an access token does, which is good for a

@@ -71,6 +71,8 @@ type Config struct {
 	SessionMaxAge time.Duration `env:"SESSION_MAX_AGE" envDefault:"8760h" about:"a session ends so long after its login, however often it is refreshed"`
 
 	FirebaseCredentialsFile string        `env:"FIREBASE_CREDENTIALS_FILE" about:"service account for FCM, read again for each access token; unset outside production: a stand-in records pushes in DATA_DIR"`
+	FirebaseProjectID       string        `env:"FIREBASE_PROJECT_ID" about:"project whose ID tokens log in; unset: that of FIREBASE_CREDENTIALS_FILE, without which nobody logs in by Firebase"`
+	FirebaseEmulator        string        `env:"FIREBASE_AUTH_EMULATOR_HOST" about:"host:port of Firebase's emulator, whose ID tokens nobody signs: for development; production refuses it"`
 	FCMEndpoint             string        `env:"FCM_ENDPOINT" about:"base URL of FCM HTTP v1, for tests; unset: Google's"`
 	PushGrace               time.Duration `env:"PUSH_GRACE" envDefault:"1.5s" about:"how long a push waits for a visible socket to acknowledge its event"`
 

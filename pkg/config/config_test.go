@@ -58,6 +58,14 @@ func TestLoadFaults(t *testing.T) {
 		"a broker without a port": {
 			[]string{"KAFKA_BROKERS=one:9092,two"}, []string{`KAFKA_BROKERS: "two" is not host:port`},
 		},
+		"tokens that nobody signs in production": {
+			[]string{"APP_ENV=production", "FIREBASE_AUTH_EMULATOR_HOST=127.0.0.1:9099"},
+			[]string{"FIREBASE_AUTH_EMULATOR_HOST: is not allowed in production: anybody could log in as anybody"},
+		},
+		"Firebase's emulator in development": {[]string{"FIREBASE_PROJECT_ID=bond-mate", "FIREBASE_AUTH_EMULATOR_HOST=127.0.0.1:9099"}, nil},
+		"a Firebase project that is none": {
+			[]string{"FIREBASE_PROJECT_ID=https://bond.mate/x"}, []string{`FIREBASE_PROJECT_ID: "https://bond.mate/x" is not the id of a Google project`},
+		},
 		"a session that would outlive its greatest age": {
 			[]string{"SESSION_TTL=48h", "SESSION_MAX_AGE=24h"}, []string{"SESSION_MAX_AGE: 24h0m0s is not between 48h0m0s and 87840h0m0s"},
 		},
