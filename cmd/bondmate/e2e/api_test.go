@@ -230,10 +230,12 @@ func (a *contractOf) reads(t *testing.T) {
 	}
 	for _, call := range []string{
 		"GET /nothing", "GET /api", "GET /api/profile/", "GET //api/profile", "GET /api/realtime/more", "GET /demo/nothing",
-		"POST /api/auth/firebase", "GET /api/monitoring/health", "GET /ops", "GET /metrics",
+		"GET /api/monitoring/health", "GET /ops", "GET /metrics",
 	} {
 		a.run(t, c, []step{{as: "ana", call: call, status: 404, code: "not_found"}})
 	}
+	// There is no Firebase project here.
+	a.run(t, c, []step{{call: "POST /api/auth/firebase", body: `{"idToken":"x.y.z"}`, status: 404, code: "not_found"}})
 }
 
 // Whatever is wrong with a request has one status, one code and the places of its faults.

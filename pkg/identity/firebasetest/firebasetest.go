@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -105,14 +106,22 @@ func Serve() (*Issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the host's certificate: %w", err)
 	}
-	roots := x509.NewCertPool()
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("load the system's authorities: %w", err)
+	}
 	roots.AddCert(trusted)
 	before, ok := http.DefaultTransport.(*http.Transport)
 	if !ok {
 		return nil, fmt.Errorf("http.DefaultTransport is a %T", http.DefaultTransport)
 	}
 	transport := before.Clone()
-	transport.Proxy = nil
+	transport.Proxy = func(r *http.Request) (*url.URL, error) {
+		if r.URL.Hostname() == host || before.Proxy == nil {
+			return nil, nil
+		}
+		return before.Proxy(r)
+	}
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		var dialer net.Dialer
