@@ -16,8 +16,8 @@ const SessionRevokedType = "session.revoked"
 const (
 	RevokedByLogout   = "logout"           // it, or all of the account's, by its owner
 	RevokedByOwner    = "revoked"          // from the list of sessions
-	RevokedByPassword = "password_changed" //nolint:gosec // a word on the wire, not a credential
-	RevokedByReset    = "password_reset"   //nolint:gosec // a word on the wire, not a credential
+	RevokedByPassword = "password_changed"
+	RevokedByReset    = "password_reset"  
 	RevokedByReplay   = "replayed"         // an old refresh token of it was used
 	RevokedByLimit    = "too_many"         // a newer session took its place
 	RevokedBySuspend  = "suspended"        // by an operator
