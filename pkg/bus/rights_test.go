@@ -104,7 +104,9 @@ func TestRights(t *testing.T) {
 		r := defaultRights("p")
 		r.Principals[contract.Ingest] = []string{"User:all"}
 		r.Principals[contract.Realtime] = []string{"User:all"}
-		want := []string{"may Write topic " + topics.Commands, "may Read topic " + topics.Events}
+		want := []string{
+			"may Write topic " + topics.Commands, "may Read topic " + topics.Control, "may Write topic " + topics.Control, "may Read topic " + topics.Events,
+		}
 		if diff := cmp.Diff(want, grants(r, "User:all")); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
