@@ -14,13 +14,13 @@ const SessionRevokedType = "session.revoked"
 // Why a session ended, as the records on the control topic say. Readers close its sockets
 // whatever it says, words that they do not know too.
 const (
-	RevokedByLogout   = "logout"           // it, or all of the account's, by its owner
-	RevokedByOwner    = "revoked"          // from the list of sessions
+	RevokedByLogout   = "logout"  // it, or all of the account's, by its owner
+	RevokedByOwner    = "revoked" // from the list of sessions
 	RevokedByPassword = "password_changed"
-	RevokedByReset    = "password_reset"  
-	RevokedByReplay   = "replayed"         // an old refresh token of it was used
-	RevokedByLimit    = "too_many"         // a newer session took its place
-	RevokedBySuspend  = "suspended"        // by an operator
+	RevokedByReset    = "password_reset"
+	RevokedByReplay   = "replayed"  // an old refresh token of it was used
+	RevokedByLimit    = "too_many"  // a newer session took its place
+	RevokedBySuspend  = "suspended" // by an operator
 )
 
 // SessionRevoked is one record on the control topic: a session has ended before its time,
