@@ -110,7 +110,7 @@ func TestEachRoleWithItsOwnRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer socket.Close()
+	defer func() { _ = socket.Close() }()
 	ok := must(t, http.StatusOK)
 	asked := ok(ann.Send(ctx, ben.UserID, phone.Wait(10)))
 	waiting, cancel := context.WithTimeout(ctx, 20*time.Second)
