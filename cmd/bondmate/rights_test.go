@@ -74,6 +74,11 @@ func TestTopicsRights(t *testing.T) {
 			expect(kafkatest.Administrator, plan, topics.Commands+": does not exist", write,
 				fmt.Sprintf("missing: User:%s-analyst must not All topic %s", prefix, topics.Commands),
 				fmt.Sprintf("missing: User:%s-analyst may Read group %s-analyst…", prefix, prefix))
+			named := expect(kafkatest.Administrator, append(slices.Clone(plan), "--principal", "ingest=User:elsewhere"),
+				"missing: User:elsewhere may Write topic "+topics.Commands)
+			if strings.Contains(named, prefix+"-ingest") {
+				t.Errorf("with another login for ingest the plan has the default one too:\n%s", named)
+			}
 			refused("stranger", "may not look at rights", plan...)
 			out := expect(kafkatest.Administrator, apply, write)
 			if want := fmt.Sprintf("%d rights granted, 0 taken away\n", strings.Count(out, "missing: ")); !strings.HasSuffix(out, want) {
