@@ -31,16 +31,15 @@ type document struct {
 
 // operation is one method of one path, with what it demands of a request.
 type operation struct {
-	method        string
-	template      string
-	authenticated bool
-	permission    *admin.Permission // nil unless it is for operators
-	parameters    []*openapi3.Parameter
-	body          *openapi3.Schema // nil when none is read
-	bodyRequired  bool
-	route         *routers.Route
-	options       *openapi3filter.Options
-	visit         []openapi3.SchemaValidationOption
+	method       string
+	template     string
+	permission   *admin.Permission
+	parameters   []*openapi3.Parameter
+	body         *openapi3.Schema // nil when none is read
+	bodyRequired bool
+	route        *routers.Route
+	options      *openapi3filter.Options
+	visit        []openapi3.SchemaValidationOption
 }
 
 // loadDocument reads and checks the embedded document.
@@ -60,24 +59,22 @@ func loadDocument() (*document, error) {
 		MultiError: true, SkipSettingDefaults: true, SchemaValidationOptions: formats,
 	}
 	d := &document{spec: spec, operations: map[*mux.Route]*operation{}, byName: map[string]*operation{}}
-	paths := map[string]string{}
+	declared := map[string]admin.Declared{}
 	for template, item := range spec.Paths.Map() {
 		for _, o := range item.Operations() {
-			paths[o.OperationID] = template
+			if declared[o.OperationID], err = declaredOf(spec, template, o); err != nil {
+				return nil, fmt.Errorf("operation %s: %w", o.OperationID, err)
+			}
 		}
 	}
-	permissions, err := admin.Permissions(paths)
+	permissions, err := admin.Permissions(declared)
 	if err != nil {
-		return nil, fmt.Errorf("read permissions: %w", err)
+		return nil, fmt.Errorf("hold permissions against the OpenAPI document: %w", err)
 	}
 	for template, item := range spec.Paths.Map() {
 		for method, o := range item.Operations() {
-			security := spec.Security
-			if o.Security != nil {
-				security = *o.Security
-			}
 			op := &operation{
-				method: method, template: template, authenticated: len(security) > 0, permission: permissions[o.OperationID],
+				method: method, template: template, permission: permissions[o.OperationID],
 				route:   &routers.Route{Spec: spec, Path: template, PathItem: item, Method: method, Operation: o},
 				options: options, visit: visit,
 			}
@@ -89,6 +86,38 @@ func loadDocument() (*document, error) {
 				op.body = o.RequestBody.Value.Content.Get("application/json").Schema.Value
 			}
 			d.byName[method+" "+template] = op
+		}
+	}
+	return d, nil
+}
+
+// declaredOf reads who may call an operation. What it does not understand is an error: it
+// might be a condition that nothing would check.
+func declaredOf(spec *openapi3.T, template string, o *openapi3.Operation) (admin.Declared, error) {
+	d := admin.Declared{Path: template}
+	security := spec.Security
+	if o.Security != nil {
+		security = *o.Security
+	}
+	d.Public = len(security) == 0
+	for _, one := range security {
+		_, bearer := one["bearer"]
+		_, key := one["apiKey"]
+		switch {
+		case len(one) == 0:
+			d.Public = true
+		case len(one) == 1 && bearer:
+			d.Bearer = true
+		case len(one) == 1 && key:
+			d.Key = true
+		default:
+			return d, fmt.Errorf("security %v is none that is known", one)
+		}
+	}
+	for name, to := range map[string]*string{"x-role": &d.Role, "x-scope": &d.Scope} {
+		value, there := o.Extensions[name]
+		if *to, _ = value.(string); there && *to == "" {
+			return d, fmt.Errorf("%s is no text", name)
 		}
 	}
 	return d, nil

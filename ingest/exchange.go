@@ -14,8 +14,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/gorilla/mux"
 
-	"github.com/bondmate/backend/ingest/admin"
-	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
 )
@@ -27,7 +25,8 @@ type exchange struct {
 	route   string // template; "unmatched" until the router has found one
 	arrived time.Time
 	request *http.Request
-	caller  identity.Identity // zero on public routes
+	caller  identity.Identity // zero on public routes, and when a server calls
+	key     uuid.UUID         // of the API key with which a server calls
 	body    any               // the decoded and validated body, nil when none came
 	code    string            // of the problem that was answered
 	cause   error             // the error behind it
@@ -87,6 +86,9 @@ func (s *Server) logAccess(r *http.Request, x *exchange, status int, took time.D
 	}
 	if x.caller.UserID != uuid.Nil {
 		attrs = append(attrs, slog.String("user_id", x.caller.UserID.String()))
+	}
+	if x.key != uuid.Nil {
+		attrs = append(attrs, slog.String("api_key_id", x.key.String()))
 	}
 	if x.code != "" {
 		attrs = append(attrs, slog.String("code", x.code))
@@ -173,28 +175,13 @@ func (s *Server) matched(next http.Handler) http.Handler {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), handlerTimeout)
 		defer cancel()
 		r = r.WithContext(ctx)
-		if op.authenticated {
-			caller, err := s.authenticate(r)
-			if err != nil {
-				s.writeProblem(w, r, err)
-				return
-			}
-			x.caller = caller
+		// Before anything of the request is looked at: to who may not call it does not matter
+		// what a call of theirs would have done.
+		r, err := s.admitted(r, op.permission)
+		if err == nil {
+			r, err = op.validate(w, r)
 		}
-		if op.permission != nil {
-			// Before anything of the request is looked at: to others it does not matter what
-			// a call of theirs would have done.
-			admitted, err := s.admin.Admit(r.Context(), op.permission, x.caller.SessionID, admin.Actor{
-				UserID: x.caller.UserID, Address: edge.ClientOf(r).String(), Device: userAgent(r),
-			})
-			if err != nil {
-				s.writeProblem(w, r, err)
-				return
-			}
-			r = r.WithContext(admitted)
-		}
-		r, err := op.validate(w, r)
-		if err == nil && op.permission != nil {
+		if err == nil && op.permission.ForOperators() {
 			err = s.admin.TakeDown(r.Context(), op.permission, mux.Vars(r))
 		}
 		if err != nil {

@@ -50,7 +50,7 @@ func console(ctx context.Context, term terminal, do func(context.Context, *admin
 		return err
 	}
 	defer flush()
-	administration, err := newAdministration(cfg, pool, log, revocations)
+	administration, err := newAdministration(cfg, admin.Config{Pool: pool, Clock: term.now, Log: log, Revocations: revocations})
 	if err != nil {
 		return err
 	}

@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"github.com/bondmate/backend/ingest"
@@ -100,7 +98,9 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	}
 	// What another instance ends is refused here at once, too.
 	with.control.Subscribe(func(r contract.SessionRevoked) { people.Forget(r.SessionID) })
-	administration, err := newAdministration(p.cfg, on.pool, log, revocations)
+	administration, err := newAdministration(p.cfg, admin.Config{
+		Pool: on.pool, Clock: p.clock, Log: log, Registerer: p.registry, Revocations: revocations,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -152,9 +152,7 @@ func (p *process) newRevocations(to revocation.Publisher, log *slog.Logger) (*re
 }
 
 // newAdministration is the same for /api/ops and for the operator's commands.
-func newAdministration(cfg config.Config, pool *pgxpool.Pool, log *slog.Logger, revocations accounts.Revocations) (*admin.Service, error) {
-	return admin.New(admin.Config{
-		Pool: pool, Partitions: cfg.KafkaPartitions, Clock: time.Now, Log: log,
-		SlotsFree: cfg.SlotsFree, SlotsPremium: cfg.SlotsPremium, Revocations: revocations,
-	})
+func newAdministration(cfg config.Config, with admin.Config) (*admin.Service, error) {
+	with.Partitions, with.SlotsFree, with.SlotsPremium = cfg.KafkaPartitions, cfg.SlotsFree, cfg.SlotsPremium
+	return admin.New(with)
 }

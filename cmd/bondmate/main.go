@@ -33,7 +33,15 @@ func main() {
 type terminal struct {
 	environ        []string
 	stdout, stderr io.Writer
-	clock          func() time.Time // of the roles; nil: time.Now
+	clock          func() time.Time // of the roles and of operators' commands; nil: time.Now
+}
+
+// now is the time by the terminal's clock.
+func (t terminal) now() time.Time {
+	if t.clock == nil {
+		return time.Now()
+	}
+	return t.clock()
 }
 
 // load reads the configuration.
@@ -64,7 +72,7 @@ func run(ctx context.Context, args []string, term terminal) error {
 	root.AddCommand(
 		allCommand(term), ingestCommand(term), processorCommand(term), notifierCommand(term), realtimeCommand(term),
 		migrateCommand(term), topicsCommand(term), timersCommand(term), parkedCommand(term), deadLettersCommand(term),
-		replayCommand(term), exportCommand(term), usersCommand(term), reportsCommand(term), keysCommand(term),
+		replayCommand(term), exportCommand(term), usersCommand(term), reportsCommand(term), keysCommand(term), apiKeysCommand(term),
 		configCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
 	)
 	root.SetArgs(args)

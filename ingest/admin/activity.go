@@ -31,7 +31,7 @@ type entry struct {
 // line is the entry as the journal has it.
 func (e entry) line() journal.Entry {
 	return journal.Entry{
-		Actor: e.actor.UserID, Target: e.target, Subject: e.subject, Action: e.action, Severity: e.severity, Code: e.code,
+		Actor: e.actor.id(), Target: e.target, Subject: e.subject, Action: e.action, Severity: e.severity, Code: e.code,
 		Address: e.actor.Address, Device: e.actor.Device, Metadata: e.metadata,
 	}
 }

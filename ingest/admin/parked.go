@@ -244,14 +244,6 @@ func (s *Service) AskParked(ctx context.Context, actor Actor, o ParkedOrder) (id
 	return id, err
 }
 
-// name says who it is, in a table that outlives sessions.
-func (a Actor) name() string {
-	if a.UserID == uuid.Nil {
-		return "operator:" + a.Device
-	}
-	return "user:" + a.UserID.String()
-}
-
 const actionColumns = `
 SELECT a.id, a.low, a.high, a.action, a.command_id, a.dry_run, a.requested_by, a.requested_at, a.executed_at, a.settled,
        (SELECT count(*) FROM parked_commands p WHERE p.low = a.low AND p.high = a.high), COALESCE(a.outcome, ''), COALESCE(a.error, ''), a.report

@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/bondmate/backend/pkg/identity"
@@ -9,8 +11,11 @@ import (
 
 // Permission says who may call an operation, and how the activity log names it.
 type Permission struct {
-	Least  identity.Role
-	Action string // in the activity log
+	// Least is the least role that may call; zero: anybody, also who is not logged in.
+	Least identity.Role
+	// Scope is what an API key must hold to call; NoScope: no key can.
+	Scope  Scope
+	Action string // in the activity log; of operations for operators alone
 	// LookUp: the operation only reads, and the gate takes it down before it runs. What
 	// changes something takes itself down, in its own transaction (Service.act).
 	LookUp bool
@@ -19,29 +24,70 @@ type Permission struct {
 	Target, Subject string
 }
 
-// permissions is the one table of who may do what, by operationId: support reads, admin
-// writes.
-var permissions = map[string]Permission{
-	"showUser":      {Least: identity.RoleSupport, Action: "ops.user.show", LookUp: true, Target: "id"},
-	"suspendUser":   {Least: identity.RoleAdmin, Action: "ops.user.suspend"},
-	"unsuspendUser": {Least: identity.RoleAdmin, Action: "ops.user.unsuspend"},
-	"setTier":       {Least: identity.RoleAdmin, Action: "ops.user.tier"},
-	"setSlots":      {Least: identity.RoleAdmin, Action: "ops.user.slots"},
-	"listReports":   {Least: identity.RoleSupport, Action: "ops.report.list", LookUp: true},
-	"showReport":    {Least: identity.RoleSupport, Action: "ops.report.show", LookUp: true, Subject: "id"},
-	"resolveReport": {Least: identity.RoleAdmin, Action: "ops.report.resolve"},
-	// Of parked commands and dead letters most take themselves down: a pair is no user, and
-	// a place on a topic no id.
-	"listParked":            {Least: identity.RoleSupport, Action: "ops.parked.list"},
-	"showParked":            {Least: identity.RoleSupport, Action: "ops.parked.show"},
-	"showParkedAction":      {Least: identity.RoleSupport, Action: "ops.parked.action", LookUp: true, Subject: "id"},
-	"readParkedPayload":     {Least: identity.RoleAdmin, Action: "ops.parked.payload"},
-	"retryParked":           {Least: identity.RoleAdmin, Action: "ops.parked.retry"},
-	"dropParked":            {Least: identity.RoleAdmin, Action: "ops.parked.drop"},
-	"listDeadLetters":       {Least: identity.RoleSupport, Action: "ops.dead_letter.list"},
-	"showDeadLetter":        {Least: identity.RoleSupport, Action: "ops.dead_letter.show"},
-	"readDeadLetterPayload": {Least: identity.RoleAdmin, Action: "ops.dead_letter.payload"},
-	"replayDeadLetter":      {Least: identity.RoleAdmin, Action: "ops.dead_letter.replay"},
+// ForOperators reports whether it takes more than an account.
+func (p *Permission) ForOperators() bool { return p.Least > identity.RoleUser }
+
+// Scope is what an API key may do: `things:read` or `things:write`.
+type Scope string
+
+// The scopes. No key reads what people wrote to each other, acts as a user, or has to do
+// with keys: no operation of that kind has a scope.
+const (
+	NoScope          Scope = ""
+	ReadUsers        Scope = "users:read"
+	WriteUsers       Scope = "users:write"
+	ReadReports      Scope = "reports:read"
+	WriteReports     Scope = "reports:write"
+	ReadParked       Scope = "parked:read"
+	WriteParked      Scope = "parked:write"
+	ReadDeadLetters  Scope = "dead-letters:read"
+	WriteDeadLetters Scope = "dead-letters:write"
+)
+
+// Scopes returns all that a key can hold.
+func Scopes() []Scope {
+	return []Scope{ReadUsers, WriteUsers, ReadReports, WriteReports, ReadParked, WriteParked, ReadDeadLetters, WriteDeadLetters}
+}
+
+// ParseScope reads the name of a scope.
+func ParseScope(name string) (Scope, error) {
+	if s := Scope(name); slices.Contains(Scopes(), s) {
+		return s, nil
+	}
+	return NoScope, fmt.Errorf("scope %q is unknown", name)
+}
+
+// Tier is what an account has paid for. It says how much its user may have and do (slots,
+// calls in a time), never which operations there are: so it is in no permission. The
+// numbers are stored in users.tier.
+type Tier uint8
+
+// The tiers.
+const (
+	TierFree    Tier = 1
+	TierPremium Tier = 2
+)
+
+// String returns the tier's name in the API.
+func (t Tier) String() string {
+	switch t {
+	case TierFree:
+		return "free"
+	case TierPremium:
+		return "premium"
+	default:
+		return fmt.Sprintf("tier(%d)", uint8(t))
+	}
+}
+
+// ParseTier reads the name of a tier.
+func ParseTier(name string) (Tier, error) {
+	for _, t := range []Tier{TierFree, TierPremium} {
+		if t.String() == name {
+			return t, nil
+		}
+	}
+	return 0, fmt.Errorf("tier %q is unknown", name)
 }
 
 // Guarded reports whether a path is for operators alone.
@@ -49,22 +95,65 @@ func Guarded(path string) bool {
 	return strings.HasPrefix(path, "/api/ops/") || strings.HasPrefix(path, "/api/monitoring/")
 }
 
-// Permissions returns what the operations for operators demand, by operationId; paths are
-// the paths of all operations. An operation for operators that the table does not name is
-// an error, and so is a name in it that is no operation of theirs: who forgets either
-// finds out at the start.
-func Permissions(paths map[string]string) (map[string]*Permission, error) {
-	for operation, path := range paths {
-		if _, named := permissions[operation]; !named && Guarded(path) {
-			return nil, fmt.Errorf("operation %s of %s has no permission", operation, path)
-		}
-	}
+// Declared is what the OpenAPI document says of who may call an operation.
+type Declared struct {
+	Path string
+	// Public, Bearer and Key: without anything, with an access token, with an API key.
+	Public, Bearer, Key bool
+	Role, Scope         string // x-role and x-scope; empty without
+}
+
+// Permissions returns what each operation demands, by operationId, after holding the table
+// against the document. Each operation that the table does not name, each name in it that is
+// no operation, and each operation of which the two say different things is an error: who
+// forgets one, or opens a route in one of the two places alone, finds out at the start.
+func Permissions(operations map[string]Declared) (map[string]*Permission, error) {
+	var wrong []error
 	demanded := make(map[string]*Permission, len(permissions))
-	for operation, p := range permissions {
-		if !Guarded(paths[operation]) {
-			return nil, fmt.Errorf("permission of %s, which is no operation for operators", operation)
+	for operation, d := range operations {
+		p, named := permissions[operation]
+		if !named {
+			wrong = append(wrong, fmt.Errorf("operation %s of %s has no permission", operation, d.Path))
+			continue
+		}
+		if err := p.agrees(d); err != nil {
+			wrong = append(wrong, fmt.Errorf("operation %s of %s: %w", operation, d.Path, err))
 		}
 		demanded[operation] = &p
 	}
-	return demanded, nil
+	for operation := range permissions {
+		if _, there := operations[operation]; !there {
+			wrong = append(wrong, fmt.Errorf("permission of %s, which is no operation", operation))
+		}
+	}
+	return demanded, errors.Join(wrong...)
+}
+
+// agrees holds a permission against itself and against the document.
+func (p *Permission) agrees(d Declared) error {
+	var role string
+	if p.ForOperators() {
+		role = p.Least.String()
+	}
+	switch {
+	case p.ForOperators() != Guarded(d.Path):
+		return fmt.Errorf("it takes the role %s, and its path says otherwise", p.Least)
+	case p.ForOperators() != (p.Action != ""):
+		return errors.New("operations for operators, and they alone, have a name in the activity log")
+	case p.Scope != NoScope && !p.ForOperators():
+		return errors.New("an API key calls nothing but operations for operators")
+	case p.Scope != NoScope && !slices.Contains(Scopes(), p.Scope):
+		return fmt.Errorf("its scope %q is unknown", p.Scope)
+	case d.Public != (p.Least == 0):
+		return fmt.Errorf("open to anybody: %t, in the document: %t", p.Least == 0, d.Public)
+	case p.Least != 0 && !d.Bearer:
+		return errors.New("it takes a role, and the document no access token")
+	case d.Key != (p.Scope != NoScope):
+		return fmt.Errorf("open to API keys: %t, in the document: %t", p.Scope != NoScope, d.Key)
+	case d.Role != role:
+		return fmt.Errorf("it takes the role %q, in the document: %q", role, d.Role)
+	case d.Scope != string(p.Scope):
+		return fmt.Errorf("it takes the scope %q, in the document: %q", p.Scope, d.Scope)
+	}
+	return nil
 }

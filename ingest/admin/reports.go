@@ -95,7 +95,7 @@ type Report struct {
 	Note       string
 	CreatedAt  time.Time
 	ResolvedAt time.Time // zero while open
-	ResolvedBy uuid.UUID // the nil id: at a console, or the clean-up
+	ResolvedBy uuid.UUID // a user or an API key; the nil id: at a console, or the clean-up
 	Others     int       // further reports about the target
 }
 
@@ -282,7 +282,7 @@ func (s *Service) Resolve(ctx context.Context, actor Actor, id uuid.UUID, v Verd
 			also := entry{actor: actor, action: permissions["suspendUser"].Action, severity: partner.SeverityWarning, target: line.target, subject: id, ended: ended}
 			line.also = append(line.also, also)
 		}
-		_, err = tx.Exec(ctx, resolveReportSQL, id, ReportResolved, v.Resolution, note, s.now(), actor.UserID)
+		_, err = tx.Exec(ctx, resolveReportSQL, id, ReportResolved, v.Resolution, note, s.now(), actor.id())
 		if err != nil {
 			return fmt.Errorf("resolve report %s: %w", id, err)
 		}

@@ -43,37 +43,6 @@ type ReportCount struct {
 	By    int // of the user about others
 }
 
-// Tier is what an account has paid for. The numbers are stored in users.tier.
-type Tier uint8
-
-// The tiers.
-const (
-	TierFree    Tier = 1
-	TierPremium Tier = 2
-)
-
-// String returns the tier's name in the API.
-func (t Tier) String() string {
-	switch t {
-	case TierFree:
-		return "free"
-	case TierPremium:
-		return "premium"
-	default:
-		return fmt.Sprintf("tier(%d)", uint8(t))
-	}
-}
-
-// ParseTier reads the name of a tier.
-func ParseTier(name string) (Tier, error) {
-	for _, t := range []Tier{TierFree, TierPremium} {
-		if t.String() == name {
-			return t, nil
-		}
-	}
-	return 0, fmt.Errorf("tier %q is unknown", name)
-}
-
 // querier is a pool or a transaction.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
