@@ -247,6 +247,27 @@ func TestCrossOrigin(t *testing.T) {
 	}
 }
 
+// Keys are for servers: a page that somebody has put one into gets no further than the
+// preflight, also one that is on the list.
+func TestPagesSendNoAPIKeys(t *testing.T) {
+	t.Parallel()
+	for asked, admitted := range map[string]bool{"authorization": true, "x-api-key": false, "authorization,x-api-key": false} {
+		handler, _ := start(t, edge.Config{Origins: origins(t, "https://app.example.com")}, func(http.ResponseWriter, *http.Request) {})
+		r := httptest.NewRequest(http.MethodOptions, "http://api.example.com/api/ops/reports", nil)
+		r.Header.Set("Origin", "https://app.example.com")
+		r.Header.Set("Access-Control-Request-Method", http.MethodGet)
+		r.Header.Set("Access-Control-Request-Headers", asked)
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if got := w.Header().Get("Access-Control-Allow-Origin") != ""; got != admitted {
+			t.Errorf("%s: %v", asked, w.Header())
+		}
+		if got := strings.ToLower(w.Header().Get("Access-Control-Allow-Headers")); strings.Contains(got, "api-key") {
+			t.Errorf("%s: pages may send %s", asked, got)
+		}
+	}
+}
+
 func TestHeaders(t *testing.T) {
 	t.Parallel()
 	answer := func(cfg edge.Config, https bool) http.Header {

@@ -125,7 +125,7 @@ func (e *Edge) crossOrigin(next http.Handler) http.Handler {
 	shared := cors.New(cors.Options{
 		AllowOriginFunc: e.cfg.Origins.Admit,
 		AllowedMethods:  []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
-		AllowedHeaders: []string{
+		AllowedHeaders: []string{ // not X-API-Key: what a page knows, everybody who opens it does
 			"Authorization", "Content-Type", "Prefer", "Idempotency-Key", "If-None-Match", "X-Request-Id", "X-App-Version", "traceparent",
 		},
 		ExposedHeaders: []string{
