@@ -250,10 +250,20 @@ func TestKeyFromCreationToRevocation(t *testing.T) {
 		t.Errorf("the new one: %d %s", got.status, got.raw)
 	}
 
+	// One whose answer was lost is repeated, and nothing ends that a server has.
+	lost := boss.call("POST", "/api/ops/api-keys/"+s.id+"/rotate", nil)
+	again := boss.call("POST", "/api/ops/api-keys/"+s.id+"/rotate", nil)
+	wantProblem(t, server{o, s.id, lost.text("key")}.call("GET", path, nil), 401, "unauthenticated")
+	for _, key := range []string{next.key, again.text("key")} {
+		if got := (server{o, s.id, key}).call("GET", path, nil); got.status != 200 {
+			t.Errorf("after a repeated rotation: %d %s", got.status, got.raw)
+		}
+	}
+
 	// With none it is over at once, and so is a grace that was still running.
 	second := boss.call("POST", "/api/ops/api-keys/"+s.id+"/rotate", nil)
 	third := boss.call("POST", "/api/ops/api-keys/"+s.id+"/rotate", map[string]any{"graceSeconds": 0})
-	for _, key := range []string{next.key, second.text("key")} {
+	for _, key := range []string{next.key, again.text("key"), second.text("key")} {
 		wantProblem(t, server{o, s.id, key}.call("GET", path, nil), 401, "unauthenticated")
 	}
 	last := server{o, s.id, third.text("key")}

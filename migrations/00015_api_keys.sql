@@ -8,13 +8,14 @@ CREATE TABLE api_keys (
     name         text        NOT NULL,
     scopes       text[]      NOT NULL,    -- admin.Scope
     hash         bytea       NOT NULL,    -- SHA-256 of the key, which nobody has kept
-    old_hash     bytea,                   -- of the key before the last rotation
-    old_until    timestamptz,             -- until when that one is good
+    hash_used_at timestamptz,             -- when it was used first; before that somebody may not have got it
+    old_hash     bytea,                   -- of what servers had before the last rotation
+    old_until    timestamptz,             -- until when that is good
     created_at   timestamptz NOT NULL,
     created_by   text        NOT NULL,    -- user:<id>, or operator:<whoever was at the console>
     expires_at   timestamptz,
     rotated_at   timestamptz,
-    last_used_at timestamptz,             -- to the minute
+    last_used_at timestamptz,             -- written once a minute
     revoked_at   timestamptz
 );
 -- What is said of a name is said of one key.

@@ -26,7 +26,7 @@ type APIKey struct {
 	CreatedBy  string     // user:<id>, or operator:<whoever was at the console>
 	ExpiresAt  *time.Time // nil: it does not
 	RotatedAt  *time.Time // the last time; nil: never
-	OldUntil   *time.Time // until when what it was before that is good
+	OldUntil   *time.Time // until when what servers had before that is good
 	LastUsedAt *time.Time // to the minute; nil: never
 	RevokedAt  *time.Time
 }
@@ -211,16 +211,20 @@ func (s *Service) CreateKey(ctx context.Context, actor Actor, o KeyOrder) (k API
 	return k, secret, nil
 }
 
-// What a key was before the last rotation but one ends here, whatever was granted to it.
+// What servers have is what was used: of a rotation whose answer was lost nobody has
+// anything, and the next one must not end what they go on using.
 const rotateKeySQL = `
 UPDATE api_keys
-SET hash = $2, old_hash = hash, old_until = $3, rotated_at = $4
+SET hash = $2, hash_used_at = NULL, old_hash = CASE WHEN hash_used_at IS NULL AND old_until > $4 THEN old_hash ELSE hash END,
+    old_until = $3, rotated_at = $4
 WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $4)
 RETURNING ` + keyColumns
 
 // RotateKey gives a key a new secret and returns that; what the key was before is good for
 // grace longer, at most MaxKeyGrace: with none it ends at once, as it must when somebody
-// else has it. Name, scopes and expiry stay. A key that is not live is the fault not_found.
+// else has it. Of what was granted by a rotation before, the one that was used last stays;
+// so rotating again after an answer that was lost harms nobody. Name, scopes and expiry
+// stay. A key that is not live is the fault not_found.
 func (s *Service) RotateKey(ctx context.Context, actor Actor, id uuid.UUID, grace time.Duration) (k APIKey, secret string, err error) {
 	if grace < 0 || grace > MaxKeyGrace {
 		return APIKey{}, "", notValid([]fault.Field{{Pointer: "/graceSeconds", Code: "out_of_range", Detail: fmt.Sprintf("Between 0 and %.0f.", MaxKeyGrace.Seconds())}})

@@ -57,7 +57,7 @@ func (s *Service) AdmitKey(ctx context.Context, p *Permission, text string, from
 		}
 		return ctx, actor, fault.New(fault.Forbidden, "forbidden", detail)
 	}
-	if err := s.keys.use(within, held); err != nil {
+	if err := s.keys.use(within, held, hash); err != nil {
 		return ctx, actor, err
 	}
 	return context.WithValue(ctx, actorKey{}, actor), actor, nil

@@ -61,6 +61,7 @@ type heldKey struct {
 	hash, oldHash                  []byte
 	oldUntil, expiresAt, revokedAt *time.Time
 	used                           atomic.Int64 // Unix microseconds; zero: never
+	fresh                          atomic.Bool  // nobody has used the hash yet
 }
 
 // refusal is what is taken down once in refusalEvery.
@@ -124,7 +125,7 @@ func (k *keyring) forget() { k.changes.Add(1) }
 
 // Those that are not revoked first: of these none is left out.
 const loadKeysSQL = `
-SELECT id, name, scopes, hash, old_hash, old_until, expires_at, revoked_at, last_used_at
+SELECT id, name, scopes, hash, old_hash, old_until, expires_at, revoked_at, last_used_at, hash_used_at
 FROM api_keys
 ORDER BY revoked_at DESC NULLS FIRST, id
 LIMIT $1`
@@ -137,8 +138,9 @@ func (k *keyring) load(ctx context.Context) (*keys, error) {
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldKey, error) {
 		var h heldKey
-		var used *time.Time
-		err := row.Scan(&h.id, &h.name, &h.scopes, &h.hash, &h.oldHash, &h.oldUntil, &h.expiresAt, &h.revokedAt, &used)
+		var used, hashUsed *time.Time
+		err := row.Scan(&h.id, &h.name, &h.scopes, &h.hash, &h.oldHash, &h.oldUntil, &h.expiresAt, &h.revokedAt, &used, &hashUsed)
+		h.fresh.Store(hashUsed == nil)
 		if used != nil {
 			h.used.Store(used.UnixMicro())
 		}
@@ -202,20 +204,28 @@ func (k *keyring) worthALine(r refusal) bool {
 	return true
 }
 
+// A rotation may have come in between: then the hash is the old one.
 const usedSQL = `
 UPDATE api_keys
-SET last_used_at = $2
-WHERE id = $1 AND (last_used_at IS NULL OR last_used_at <= $3)`
+SET last_used_at = $2, hash_used_at = CASE WHEN hash = $4 THEN COALESCE(hash_used_at, $2) ELSE hash_used_at END
+WHERE id = $1 AND (last_used_at IS NULL OR last_used_at <= $3 OR hash = $4 AND hash_used_at IS NULL)`
 
-// use notes that a key was used, at most once in useEvery over all instances.
-func (k *keyring) use(ctx context.Context, h *heldKey) error {
+// use notes that a key was used, at most once in useEvery over all instances; and that what
+// it was made or rotated to was used for the first time, before that does anything. So
+// whatever a server was ever let in with is known as such to the next rotation.
+func (k *keyring) use(ctx context.Context, h *heldKey, hash []byte) error {
 	now, last := k.clock(), h.used.Load()
-	if now.UnixMicro()-last < useEvery.Microseconds() || !h.used.CompareAndSwap(last, now.UnixMicro()) {
+	first := h.fresh.Load() && subtle.ConstantTimeCompare(hash, h.hash) == 1
+	if !first && (now.UnixMicro()-last < useEvery.Microseconds() || !h.used.CompareAndSwap(last, now.UnixMicro())) {
 		return nil
 	}
-	if _, err := k.pool.Exec(ctx, usedSQL, h.id, now, now.Add(-useEvery)); err != nil {
+	if _, err := k.pool.Exec(ctx, usedSQL, h.id, now, now.Add(-useEvery), hash); err != nil {
 		h.used.CompareAndSwap(now.UnixMicro(), last)
 		return fmt.Errorf("note the use of API key %s: %w", h.id, err)
+	}
+	if first {
+		h.used.Store(now.UnixMicro())
+		h.fresh.Store(false)
 	}
 	return nil
 }

@@ -47,6 +47,8 @@ const (
 	keepActivity  = 365 * day // and what is left of its month
 	keepSessions  = 30 * day  // after they expired
 	monthsAhead   = 180 * day // of the activity log are ready
+	// keepKeys is as long as the activity log may have lines of what was done with a key.
+	keepKeys = keepActivity + 31*day
 	// keepSends is longer than the window in which sends to one target count, by more than
 	// the commands topic keeps: a late command is judged by the time it was accepted.
 	keepSends = 10 * day

@@ -235,6 +235,13 @@ func TestTables(t *testing.T) {
 		r.exec(`INSERT INTO login_attempts (key, user_id, failures, counted_at, waits_until, forget_at)
 			VALUES (convert_to($1, 'UTF8'), CASE WHEN $1 LIKE '%place' THEN $2::uuid END, 1, $3, $3, $3)`, name, ana, ago(d))
 	}
+	for name, ended := range map[string][2]any{ // revoked, expires
+		"lives": {nil, nil}, "lives on": {nil, ago(-day)}, "revoked": {ago(395 * day), nil}, "revoked long ago": {ago(397 * day), ago(-day)},
+		"expired": {nil, ago(395 * day)}, "expired long ago": {nil, ago(397 * day)}, "expired long ago, then revoked": {ago(day), ago(397 * day)},
+	} {
+		r.exec(`INSERT INTO api_keys (id, name, scopes, hash, created_at, created_by, revoked_at, expires_at)
+			VALUES (gen_random_uuid(), $1, '{}', '', $2, '', $3, $4)`, name, ago(900*day), ended[0], ended[1])
+	}
 	// Ana's old sessions but the one that read most; Ben's live one read more than his old one.
 	r.session(ana, 40*day, 5)
 	best := r.session(ana, 50*day, 7)
@@ -275,6 +282,7 @@ func TestTables(t *testing.T) {
 	r.want("pushes", []string{"young", "young", "young", "young", "young"}, `SELECT error FROM push_deliveries ORDER BY 1`)
 	r.want("tickets", []string{`\x00`, `\x01`}, `SELECT hash::text FROM realtime_tickets ORDER BY 1`)
 	r.want("attempts", []string{"counts", "place"}, `SELECT convert_from(key, 'UTF8') FROM login_attempts ORDER BY 1`)
+	r.want("API keys", []string{"expired", "lives", "lives on", "revoked"}, `SELECT name FROM api_keys ORDER BY 1`)
 	r.want("tokens of mails", []string{`\x00`, `\x01`}, `SELECT hash::text FROM mail_tokens ORDER BY 1`)
 	r.want("dead letters", []string{"0:v", "1:nothing"}, `SELECT log_offset || ':' || COALESCE(convert_from(value, 'UTF8'), 'nothing') FROM dead_letters ORDER BY 1`)
 	r.want("bytes of dead letters", []string{"1"}, `SELECT count(*)::text FROM dead_letters WHERE key IS NOT NULL OR headers <> '[]'`)

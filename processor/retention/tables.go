@@ -24,6 +24,7 @@ func (s *Sweeper) tasks() []task {
 		{name: "activity_months", lock: 7, step: s.months},
 		{name: "realtime_tickets", lock: 8, step: s.older("realtime_tickets", deleteTicketsSQL, 0)},
 		{name: "login_attempts", lock: 15, step: s.older("login_attempts", deleteAttemptsSQL, 0)},
+		{name: "api_keys", lock: 19, step: s.older("api_keys", deleteKeysSQL, keepKeys)},
 		{name: "mail_tokens", lock: 14, step: s.older("mail_tokens", deleteLinksSQL, 0)},
 		{name: "sessions", lock: 9, step: s.sessions},
 		{name: taskSides, lock: 10, step: s.paged(taskSides, "pair_sides", deleteSidesSQL, keepSends)},
@@ -73,6 +74,11 @@ DELETE FROM login_attempts WHERE key = ANY (ARRAY(
 const deleteLinksSQL = `
 DELETE FROM mail_tokens WHERE hash = ANY (ARRAY(
     SELECT t.hash FROM mail_tokens t WHERE t.expires_at < $1 ORDER BY t.expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))`
+
+// Keys that ended so long ago that no line of the activity log needs their name. There are
+// few: no index for them.
+const deleteKeysSQL = `
+DELETE FROM api_keys WHERE id = ANY (ARRAY(SELECT k.id FROM api_keys k WHERE LEAST(k.revoked_at, k.expires_at) < $1 LIMIT $2))`
 
 // older removes rows of a table that are older than keep, a batch a step.
 func (s *Sweeper) older(table, sql string, keep time.Duration) func(context.Context, pgx.Tx, *place) (done, error) {
