@@ -12,37 +12,43 @@ import (
 	"github.com/bondmate/backend/pkg/identity"
 )
 
-// apiKeyHeader is how servers say who they are.
-const apiKeyHeader = "X-Api-Key" // as net/http spells it
-
-// admitted lets a request through to an operation, with who calls in its exchange and, for
-// operators, in its context; or not.
-func (s *Server) admitted(r *http.Request, p *admin.Permission) (*http.Request, error) {
-	if p.Least == 0 {
-		return r, nil
-	}
+// identify finds out who calls, by one of the two ways to say so, and notes it in the
+// exchange.
+func (s *Server) identify(r *http.Request) (err error) {
 	x := exchangeOf(r.Context())
-	actor := admin.Actor{Address: edge.ClientOf(r).String(), Device: userAgent(r)}
-	if keys := r.Header.Values(apiKeyHeader); len(keys) > 0 {
-		// Whoever is meant by two of them, a server on the way may have taken them for the other.
-		if len(keys) > 1 || len(r.Header.Values("Authorization")) > 0 {
-			return r, fault.New(fault.Invalid, "invalid_request", "Send one X-API-Key or one Authorization, not both.")
-		}
-		ctx, by, err := s.admin.AdmitKey(r.Context(), p, keys[0], actor)
-		x.key = by.KeyID
-		return r.WithContext(ctx), err
+	keys := r.Header.Values("X-API-Key")
+	if len(keys) == 0 {
+		x.caller, err = s.authenticate(r)
+		return err
 	}
-	caller, err := s.authenticate(r)
-	if err != nil {
-		return r, err
+	// Whoever is meant by two of them, a server on the way may have taken them for the other.
+	if len(keys) > 1 || len(r.Header.Values("Authorization")) > 0 {
+		return fault.New(fault.Invalid, "invalid_request", "Send one X-API-Key or one Authorization, not both.")
 	}
-	x.caller = caller
-	if !p.ForOperators() {
+	x.server, err = s.admin.IdentifyKey(r.Context(), keys[0], actorIn(r, identity.Identity{}))
+	return err
+}
+
+// permit lets who calls into an operation, or not. Operators go in by name: their actor is
+// in the context of the request that is returned.
+func (s *Server) permit(r *http.Request, p *admin.Permission) (*http.Request, error) {
+	x := exchangeOf(r.Context())
+	var ctx context.Context
+	var err error
+	switch {
+	case x.server != nil:
+		ctx, err = s.admin.AdmitKey(r.Context(), p, x.server)
+	case p.ForOperators():
+		ctx, err = s.admin.Admit(r.Context(), p, x.caller.SessionID, actorIn(r, x.caller))
+	default:
 		return r, nil
 	}
-	actor.UserID = caller.UserID
-	ctx, err := s.admin.Admit(r.Context(), p, caller.SessionID, actor)
 	return r.WithContext(ctx), err
+}
+
+// actorIn is who calls, as the activity log names them.
+func actorIn(r *http.Request, caller identity.Identity) admin.Actor {
+	return admin.Actor{UserID: caller.UserID, Address: edge.ClientOf(r).String(), Device: userAgent(r)}
 }
 
 // authenticate returns who calls with an access token. The session is asked for apart from the token: it can

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/gorilla/mux"
 
+	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
 )
@@ -26,7 +27,7 @@ type exchange struct {
 	arrived time.Time
 	request *http.Request
 	caller  identity.Identity // zero on public routes, and when a server calls
-	key     uuid.UUID         // of the API key with which a server calls
+	server  *admin.KeyHolder  // who calls with an API key; nil: nobody does
 	body    any               // the decoded and validated body, nil when none came
 	code    string            // of the problem that was answered
 	cause   error             // the error behind it
@@ -87,8 +88,8 @@ func (s *Server) logAccess(r *http.Request, x *exchange, status int, took time.D
 	if x.caller.UserID != uuid.Nil {
 		attrs = append(attrs, slog.String("user_id", x.caller.UserID.String()))
 	}
-	if x.key != uuid.Nil {
-		attrs = append(attrs, slog.String("api_key_id", x.key.String()))
+	if x.server != nil {
+		attrs = append(attrs, slog.String("api_key_id", x.server.Actor.KeyID.String()))
 	}
 	if x.code != "" {
 		attrs = append(attrs, slog.String("code", x.code))
@@ -177,7 +178,13 @@ func (s *Server) matched(next http.Handler) http.Handler {
 		r = r.WithContext(ctx)
 		// Before anything of the request is looked at: to who may not call it does not matter
 		// what a call of theirs would have done.
-		r, err := s.admitted(r, op.permission)
+		if op.permission.Least != 0 {
+			if err := s.identify(r); err != nil {
+				s.writeProblem(w, r, err)
+				return
+			}
+		}
+		r, err := s.permit(r, op.permission)
 		if err == nil {
 			r, err = op.validate(w, r)
 		}
