@@ -12,13 +12,15 @@ import (
 	"github.com/bondmate/backend/pkg/identity"
 )
 
-// identify finds out who calls, by one of the two ways to say so, and notes it in the
-// exchange.
-func (s *Server) identify(r *http.Request) (err error) {
+// identify finds out who calls, by one of the ways to say so, and notes it in the exchange.
+func (s *Server) identify(w http.ResponseWriter, r *http.Request, op *operation) (err error) {
 	x := exchangeOf(r.Context())
 	keys := r.Header.Values("X-API-Key")
 	if len(keys) == 0 {
-		x.caller, err = s.authenticate(r)
+		var byCookie bool
+		if x.caller, byCookie, err = s.authenticateByCookie(w, r, op); !byCookie {
+			x.caller, err = s.authenticate(r)
+		}
 		return err
 	}
 	// Whoever is meant by two of them, a server on the way may have taken them for the other.
@@ -63,14 +65,21 @@ func (s *Server) authenticate(r *http.Request) (identity.Identity, error) {
 	if err != nil {
 		return identity.Identity{}, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), acquireTimeout)
+	if err := s.sessionActive(r.Context(), caller); err != nil {
+		return identity.Identity{}, err
+	}
+	return caller, nil
+}
+
+func (s *Server) sessionActive(ctx context.Context, caller identity.Identity) error {
+	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
 	active, err := s.accounts.IsSessionActive(ctx, caller.SessionID)
 	if err != nil {
-		return identity.Identity{}, fmt.Errorf("check session: %w", err)
+		return fmt.Errorf("check session: %w", err)
 	}
 	if !active {
-		return identity.Identity{}, fault.New(fault.Unauthenticated, "unauthenticated", "The session has ended.")
+		return fault.New(fault.Unauthenticated, "unauthenticated", "The session has ended.")
 	}
-	return caller, nil
+	return nil
 }

@@ -179,7 +179,7 @@ func (s *Server) matched(next http.Handler) http.Handler {
 		// Before anything of the request is looked at: to who may not call it does not matter
 		// what a call of theirs would have done.
 		if op.permission.Least != 0 {
-			if err := s.identify(r); err != nil {
+			if err := s.identify(w, r, op); err != nil {
 				s.writeProblem(w, r, err)
 				return
 			}

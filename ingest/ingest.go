@@ -14,7 +14,7 @@
 //
 // The OpenAPI document (openapi.yaml) is the source of routes, models and validation.
 // Its generated half is in package api, who has an account in package accounts, what
-// operators may do in package admin.
+// operators may do in package admin, their page in package webconsole.
 //
 // A Server starts no goroutine until Run, which owns the look-up workers and the
 // subscription to events and returns when its context ends. The Handler may be served as
@@ -39,6 +39,7 @@ import (
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/ingest/webconsole"
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/edge"
 	"github.com/bondmate/backend/pkg/fault"
@@ -95,6 +96,8 @@ type Config struct {
 	Redis func(ctx context.Context) error
 	// Realtime serves GET /api/realtime when this process has that role, too.
 	Realtime http.Handler
+	// Console is the operators' page at /ops; nil: there is none, and no cookie counts.
+	Console *webconsole.Console
 	// Demo serves /demo and all below it, in development.
 	Demo http.Handler
 }
@@ -120,6 +123,7 @@ type Server struct {
 	db        *database
 	store     *store
 	outcomes  *outcomes
+	console   *webconsole.Console // nil without the page
 	pipe      *pipe
 	publisher *guardedPublisher
 	commander *commander
@@ -157,7 +161,7 @@ func New(cfg Config) (*Server, error) {
 		admin: cfg.Admin,
 		log:   cfg.Log, clock: cfg.Clock, started: cfg.Clock(), limits: cfg.Limits,
 		accounts: cfg.Accounts, verifier: cfg.Verifier, keys: cfg.Keys,
-		events: cfg.Events, ready: cfg.Ready, redis: cfg.Redis,
+		events: cfg.Events, ready: cfg.Ready, redis: cfg.Redis, console: cfg.Console,
 		db: db, store: &store{db: db}, outcomes: newOutcomes(db),
 		pipe:      newPipe(db, cfg.Offsets, cfg.Topics.Commands),
 		publisher: newGuardedPublisher(cfg.Publisher, m),

@@ -29,6 +29,8 @@ func (s *Server) mounted(cfg Config, router http.Handler) http.Handler {
 			cfg.Demo.ServeHTTP(&plainRefusals{ResponseWriter: w, refuse: func(status int) {
 				s.refusePlainly(w, r, status)
 			}}, r)
+		case cfg.Console != nil && consolePath(path):
+			s.serveConsole(w, r)
 		case r.Method == http.MethodHead:
 			get := *r // the server leaves out the body of the answer
 			get.Method = http.MethodGet

@@ -57,10 +57,7 @@ func (r *rejection) Unwrap() error { return r.fault }
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 	x := exchangeOf(r.Context())
 	f := asFault(err)
-	status, ok := statusOfCode[f.Code]
-	if !ok {
-		status = statusOfKind[f.Kind]
-	}
+	status := statusOf(f)
 	problem := api.Problem{
 		Type:      "urn:bondmate:problem:" + f.Code,
 		Title:     titleOf(f.Code),
@@ -83,15 +80,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, err error)
 			header[name] = values
 		}
 	}
-	if retry := f.RetryAfter; retry > 0 || f.Kind == fault.Unavailable {
-		if retry <= 0 {
-			retry = defaultRetryAfter
-		}
-		header.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(retry.Seconds())))))
-	}
-	if status == http.StatusUnauthorized {
-		header.Set("WWW-Authenticate", `Bearer realm="bondmate"`)
-	}
+	setRefusalHeaders(header, f)
 	x.code, x.cause = f.Code, err
 	body, marshalErr := json.Marshal(problem)
 	if marshalErr != nil {
@@ -102,6 +91,26 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, err error)
 	header.Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n'))
+}
+
+func statusOf(f *fault.Error) int {
+	if status, ok := statusOfCode[f.Code]; ok {
+		return status
+	}
+	return statusOfKind[f.Kind]
+}
+
+// setRefusalHeaders says when to come again, and with what.
+func setRefusalHeaders(header http.Header, f *fault.Error) {
+	if retry := f.RetryAfter; retry > 0 || f.Kind == fault.Unavailable {
+		if retry <= 0 {
+			retry = defaultRetryAfter
+		}
+		header.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(retry.Seconds())))))
+	}
+	if f.Kind == fault.Unauthenticated {
+		header.Set("WWW-Authenticate", `Bearer realm="bondmate"`)
+	}
 }
 
 // asFault returns the fault in err's chain, or the one that stands for err.

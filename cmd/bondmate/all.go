@@ -93,6 +93,7 @@ func runAll(ctx context.Context, term terminal) error {
 	p.announce(url,
 		"API       "+url+"/api",
 		"demo      "+url+"/demo",
+		"console   "+url+"/ops",
 		"metrics   "+loopbackURL(admin)+"/metrics",
 		"Kafka     "+strings.Join(brokers, ","),
 		"Postgres  "+p.databaseHint(),

@@ -13,6 +13,7 @@ import (
 	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/ingest/demo"
 	"github.com/bondmate/backend/ingest/revocation"
+	"github.com/bondmate/backend/ingest/webconsole"
 	"github.com/bondmate/backend/pkg/bus"
 	"github.com/bondmate/backend/pkg/config"
 	"github.com/bondmate/backend/pkg/contract"
@@ -118,13 +119,17 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	if err != nil {
 		return nil, err
 	}
+	page, err := webconsole.New(webconsole.Config{Keys: keys, Issuer: tokenIssuer, Clock: p.clock, Secure: p.cfg.Env == config.Production})
+	if err != nil {
+		return nil, err
+	}
 	cfg := ingest.Config{
 		Pool: on.pool, Publisher: producer, Offsets: on.bus, Events: with.events,
 		Topics: p.topics, Partitions: p.cfg.KafkaPartitions,
 		Accounts: people, Admin: administration, Verifier: verifier, Keys: keys,
 		Log: log, Registerer: p.registry, Clock: p.clock,
 		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Edge: front, MinAppVersion: least,
-		Realtime: with.realtime,
+		Realtime: with.realtime, Console: page,
 	}
 	if shared != nil {
 		cfg.Redis = func(ctx context.Context) error { return shared.Ping(ctx).Err() }

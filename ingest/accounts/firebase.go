@@ -213,7 +213,7 @@ func (s *Service) enterAs(ctx context.Context, e entry, userID uuid.UUID, also N
 		if err := also.take(ctx, tx, userID); err != nil {
 			return err
 		}
-		if started, err = s.startSession(ctx, tx, newSession{userID, e.in.Device, e.who.AuthenticatedAt}); err != nil {
+		if started, err = s.startSession(ctx, tx, newSession{userID: userID, device: e.in.Device, authenticatedAt: e.who.AuthenticatedAt}); err != nil {
 			return err
 		}
 		return e.attempt.Passed(ctx, tx, userID)
@@ -247,7 +247,7 @@ func (s *Service) enterAnew(ctx context.Context, e entry, email string) (Firebas
 		if err := s.link(ctx, tx, o.ID, e.who.Subject); err != nil {
 			return err
 		}
-		if started, err = s.startSession(ctx, tx, newSession{o.ID, e.in.Device, e.who.AuthenticatedAt}); err != nil {
+		if started, err = s.startSession(ctx, tx, newSession{userID: o.ID, device: e.in.Device, authenticatedAt: e.who.AuthenticatedAt}); err != nil {
 			return err
 		}
 		return e.attempt.Passed(ctx, tx, o.ID)

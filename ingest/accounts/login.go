@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/fault"
+	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/limit"
 )
 
@@ -20,6 +22,9 @@ type LoginInput struct {
 	Password string
 	Device   *Device
 	Address  netip.Addr // from where; for Config.Attempts
+
+	least identity.Role // zero: any
+	lasts time.Duration // the session's whole life; zero: Config.SessionTTL
 }
 
 // LastFreeError is the fault of a wrong password after which there is a wait, and was none
@@ -84,15 +89,24 @@ WHERE user_id = $1`
 // unauthenticated, after the same time; forbidden and account_deleting are told only to
 // who knows the password. After too many it is rate_limited, for both alike.
 func (s *Service) Login(ctx context.Context, in LoginInput) (AuthResult, error) {
+	o, started, err := s.login(ctx, in)
+	if err != nil {
+		return AuthResult{}, err
+	}
+	return s.result(o, started.id, started.refresh)
+}
+
+func (s *Service) login(ctx context.Context, in LoginInput) (owner, session, error) {
 	var f faults
 	device := f.device("/device", in.Device)
 	if err := f.err(); err != nil {
-		return AuthResult{}, err
+		return owner{}, session{}, err
 	}
 	var (
-		userID   uuid.UUID
-		stored   string
-		outdated bool
+		userID     uuid.UUID
+		stored     string
+		outdated   bool
+		turnedAway uuid.UUID // who knows the password, and is no operator
 	)
 	email, valid := normaliseEmail(in.Email)
 	attempt, err := s.attempt(ctx, limit.Try{Email: email, Address: in.Address}, func() (match bool, err error) {
@@ -102,15 +116,23 @@ func (s *Service) Login(ctx context.Context, in LoginInput) (AuthResult, error) 
 			}
 		}
 		match, outdated, err = s.cfg.Passwords.Compare(ctx, in.Password, stored)
+		if match && in.least != 0 {
+			if match, err = s.isOperator(ctx, userID, in.least); !match && err == nil {
+				turnedAway = userID
+			}
+		}
 		return match, err
 	}, errLogin)
 	if err != nil {
-		return AuthResult{}, err
+		if turnedAway != uuid.Nil {
+			err = &TurnedAwayError{UserID: turnedAway, err: err}
+		}
+		return owner{}, session{}, err
 	}
 	var renewed string
 	if outdated {
 		if renewed, err = s.cfg.Passwords.Hash(ctx, in.Password); err != nil {
-			return AuthResult{}, err
+			return owner{}, session{}, err
 		}
 	}
 
@@ -138,16 +160,16 @@ func (s *Service) Login(ctx context.Context, in LoginInput) (AuthResult, error) 
 				return err
 			}
 		}
-		if started, err = s.startSession(ctx, tx, newSession{userID: userID, device: device}); err != nil {
+		if started, err = s.startSession(ctx, tx, newSession{userID: userID, device: device, lasts: in.lasts}); err != nil {
 			return err
 		}
 		return attempt.Passed(ctx, tx, userID)
 	})
 	if err != nil {
-		return AuthResult{}, fmt.Errorf("log in user %s: %w", userID, err)
+		return owner{}, session{}, fmt.Errorf("log in user %s: %w", userID, err)
 	}
 	s.ended(userID, contract.RevokedByLimit, started.over)
-	return s.result(o, started.id, started.refresh)
+	return o, started, nil
 }
 
 // credential returns the hash to compare with, empty for an unknown address.

@@ -40,12 +40,15 @@ type newSession struct {
 	device *Device
 	// authenticatedAt is when its owner showed who they are, if not here and now; zero: here.
 	authenticatedAt time.Time
+	// lasts is how long it goes on without being refreshed; zero: Config.SessionTTL.
+	lasts time.Duration
 }
 
 // startSession adds a session and ends the expired and the least recently used ones
 // over the bound, of which the caller tells once it is committed. The caller holds the account's lock, or has just made the account.
 func (s *Service) startSession(ctx context.Context, tx pgx.Tx, of newSession) (session, error) {
 	now := s.now()
+	setDefault(&of.lasts, s.cfg.SessionTTL)
 	live, err := liveSessions(ctx, tx, of.userID)
 	if err != nil {
 		return session{}, err
@@ -64,7 +67,7 @@ func (s *Service) startSession(ctx context.Context, tx pgx.Tx, of newSession) (s
 		before = &of.authenticatedAt
 	}
 	_, err = tx.Exec(ctx, insertSessionSQL, started.id, of.userID,
-		started.refresh.Hash(), started.refresh.FamilyHash(), of.device, now, now.Add(min(s.cfg.SessionTTL, s.cfg.SessionMaxAge)), before)
+		started.refresh.Hash(), started.refresh.FamilyHash(), of.device, now, now.Add(min(of.lasts, s.cfg.SessionMaxAge)), before)
 	if err != nil {
 		return session{}, fmt.Errorf("insert session: %w", err)
 	}

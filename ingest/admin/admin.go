@@ -1,7 +1,7 @@
 // Package admin is what the people who run the service may do to it: look at accounts and
 // reports, decide on these, suspend, change tiers and slots, make administrators, and give
-// their servers keys. The same Service stands behind /api/ops and behind the operator's
-// commands.
+// their servers keys. The same Service stands behind /api/ops, which the page at /ops calls,
+// and behind the operator's commands.
 //
 // What it guarantees, and on what that rests:
 //

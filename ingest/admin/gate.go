@@ -42,8 +42,20 @@ func (s *Service) Admit(ctx context.Context, p *Permission, session uuid.UUID, a
 		s.say(ctx, refusal)
 		return ctx, fault.New(fault.Forbidden, "forbidden", fmt.Sprintf("This takes the role %s.", p.Least))
 	}
-	return context.WithValue(ctx, actorKey{}, actor), nil
+	return context.WithValue(context.WithValue(ctx, actorKey{}, actor), roleKey{}, role), nil
 }
+
+type roleKey struct{}
+
+// RoleOf returns the role of whom Admit has let in.
+func RoleOf(ctx context.Context) identity.Role {
+	role, _ := ctx.Value(roleKey{}).(identity.Role)
+	return role
+}
+
+// Page is what the page at /ops demands. It is no operation: all that it shows and does are
+// calls of operations.
+func Page() *Permission { return &Permission{Least: identity.RoleSupport, Action: "ops.console"} }
 
 // TakeDown writes the line of a look-up that is about to run, with the path's parameters,
 // which have been validated. It does nothing for an operation that takes itself down.

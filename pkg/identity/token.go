@@ -18,7 +18,10 @@ const (
 	// DefaultTTL is how long an access token lives.
 	DefaultTTL = 15 * time.Minute
 
-	typeAccess = "access"
+	// TypeAccess is the typ of what apps carry in Authorization: the default.
+	TypeAccess = "access"
+	// TypeConsole is the typ of what the operators' page has in its cookie.
+	TypeConsole = "console"
 	// notBeforeSkew backdates nbf: a token is used within milliseconds, often at
 	// another instance, whose clock may be a little behind.
 	notBeforeSkew = 30 * time.Second
@@ -37,14 +40,16 @@ type claims struct {
 	Type      string `json:"typ"`
 	SessionID string `json:"sid"`
 	Role      string `json:"role"`
+
+	want string // the typ that the verifier takes; nothing on the wire
 }
 
-// errClaims says that a signed token is not an access token of ours.
-var errClaims = errors.New("not an access token")
+// errClaims says that a signed token is not one of ours for this purpose.
+var errClaims = errors.New("not a token for this purpose")
 
 // Validate implements jwt.ClaimsValidator; the parser calls it after its own checks.
 func (c *claims) Validate() error {
-	if c.Type != typeAccess || c.ID == "" {
+	if c.Type != c.want || c.ID == "" {
 		return errClaims
 	}
 	return nil
@@ -62,6 +67,7 @@ type IssuerConfig struct {
 	Keys     *Keys
 	Issuer   string
 	Audience string
+	Type     string        // default TypeAccess
 	TTL      time.Duration // default DefaultTTL
 	Clock    func() time.Time
 }
@@ -78,6 +84,9 @@ func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
 	}
 	if cfg.TTL == 0 {
 		cfg.TTL = DefaultTTL
+	}
+	if cfg.Type == "" {
+		cfg.Type = TypeAccess
 	}
 	return &Issuer{cfg: cfg}, nil
 }
@@ -96,7 +105,7 @@ func (i *Issuer) Issue(c Claims) (token string, expiresAt time.Time, err error) 
 			NotBefore: jwt.NewNumericDate(now.Add(-notBeforeSkew)),
 			ExpiresAt: jwt.NewNumericDate(expiresAt),
 		},
-		Type:      typeAccess,
+		Type:      i.cfg.Type,
 		SessionID: c.SessionID.String(),
 		Role:      c.Role.String(),
 	})
@@ -114,6 +123,7 @@ type VerifierConfig struct {
 	Keys      *Keys
 	Issuer    string
 	Audience  string
+	Type      string // default TypeAccess
 	Clock     func() time.Time
 	CacheSize int // tokens; default 10,000
 }
@@ -123,6 +133,7 @@ type VerifierConfig struct {
 // remembers no failure: a flood of bad tokens takes no memory.
 type Verifier struct {
 	keys     *Keys
+	typ      string
 	parser   *jwt.Parser
 	clock    func() time.Time
 	verified *otter.Cache[[sha256.Size]byte, verified]
@@ -132,6 +143,9 @@ type Verifier struct {
 func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	if cfg.Keys == nil || cfg.Clock == nil || cfg.Issuer == "" || cfg.Audience == "" {
 		return nil, errors.New("token verifier: keys, clock, issuer and audience are required")
+	}
+	if cfg.Type == "" {
+		cfg.Type = TypeAccess
 	}
 	if cfg.CacheSize == 0 {
 		cfg.CacheSize = defaultCacheSize
@@ -144,6 +158,7 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	}
 	return &Verifier{
 		keys:     cfg.Keys,
+		typ:      cfg.Type,
 		clock:    cfg.Clock,
 		verified: cache,
 		parser: jwt.NewParser(
@@ -193,7 +208,7 @@ type verified struct {
 }
 
 func (v *Verifier) parse(token string) (verified, error) {
-	var c claims
+	c := claims{want: v.typ}
 	parsed, err := v.parser.ParseWithClaims(token, &c, v.key)
 	if err != nil {
 		if errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidIssuer) &&
