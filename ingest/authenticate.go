@@ -13,14 +13,11 @@ import (
 )
 
 // identify finds out who calls, by one of the ways to say so, and notes it in the exchange.
-func (s *Server) identify(w http.ResponseWriter, r *http.Request, op *operation) (err error) {
+func (s *Server) identify(r *http.Request) (err error) {
 	x := exchangeOf(r.Context())
 	keys := r.Header.Values("X-API-Key")
 	if len(keys) == 0 {
-		var byCookie bool
-		if x.caller, byCookie, err = s.authenticateByCookie(w, r, op); !byCookie {
-			x.caller, err = s.authenticate(r)
-		}
+		x.caller, err = s.authenticate(r)
 		return err
 	}
 	// Whoever is meant by two of them, a server on the way may have taken them for the other.
@@ -53,33 +50,35 @@ func actorIn(r *http.Request, caller identity.Identity) admin.Actor {
 	return admin.Actor{UserID: caller.UserID, Address: edge.ClientOf(r).String(), Device: userAgent(r)}
 }
 
-// authenticate returns who calls with an access token. The session is asked for apart from the token: it can
-// end before the token does.
+// authenticate returns who calls with an access token or, from the operators' page, its
+// cookie. The session is asked for apart from the token: it can end before the token does.
 func (s *Server) authenticate(r *http.Request) (identity.Identity, error) {
+	caller, err := s.proven(r)
+	if err != nil {
+		return identity.Identity{}, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), acquireTimeout)
+	defer cancel()
+	active, err := s.accounts.IsSessionActive(ctx, caller.SessionID)
+	if err != nil {
+		return identity.Identity{}, fmt.Errorf("check session: %w", err)
+	}
+	if !active {
+		return identity.Identity{}, fault.New(fault.Unauthenticated, "unauthenticated", "The session has ended.")
+	}
+	return caller, nil
+}
+
+// proven returns whom a request's access token speaks for or, for operators and without one,
+// their page's cookie.
+func (s *Server) proven(r *http.Request) (identity.Identity, error) {
+	if s.cookieCounts(r) {
+		return s.provenByCookie(r)
+	}
 	const scheme = "Bearer "
 	header := r.Header.Get("Authorization")
 	if len(header) <= len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
 		return identity.Identity{}, fault.New(fault.Unauthenticated, "unauthenticated", "An access token is needed.")
 	}
-	caller, err := s.verifier.Verify(r.Context(), header[len(scheme):])
-	if err != nil {
-		return identity.Identity{}, err
-	}
-	if err := s.sessionActive(r.Context(), caller); err != nil {
-		return identity.Identity{}, err
-	}
-	return caller, nil
-}
-
-func (s *Server) sessionActive(ctx context.Context, caller identity.Identity) error {
-	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
-	defer cancel()
-	active, err := s.accounts.IsSessionActive(ctx, caller.SessionID)
-	if err != nil {
-		return fmt.Errorf("check session: %w", err)
-	}
-	if !active {
-		return fault.New(fault.Unauthenticated, "unauthenticated", "The session has ended.")
-	}
-	return nil
+	return s.verifier.Verify(r.Context(), header[len(scheme):])
 }

@@ -89,7 +89,7 @@ func (s *Server) sameOrigin(r *http.Request) error {
 func (s *Server) consolePage(w http.ResponseWriter, r *http.Request) error {
 	var caller identity.Identity
 	var err error
-	byToken := r.Header.Get("Authorization") != ""
+	byToken := len(r.Header.Values("Authorization")) > 0
 	if byToken {
 		caller, err = s.authenticate(r)
 	} else {
@@ -208,22 +208,26 @@ func toConsole(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// authenticateByCookie returns who calls an operation from the page: only the operations
-// under /api/ops take its cookie, and only when nothing else says who calls. It is false
-// when the cookie is not what counts.
-func (s *Server) authenticateByCookie(w http.ResponseWriter, r *http.Request, op *operation) (caller identity.Identity, counts bool, err error) {
-	if s.console == nil || !op.permission.ForOperators() || !strings.HasPrefix(op.template, "/api/ops/") ||
-		r.Header.Get("Authorization") != "" || !s.console.Holds(r) {
-		return identity.Identity{}, false, nil
-	}
+// cookieCounts reports whether the page's cookie says who calls an operation: under /api/ops
+// alone, and only when nothing else does.
+func (s *Server) cookieCounts(r *http.Request) bool {
+	return s.console != nil && strings.HasPrefix(exchangeOf(r.Context()).route, "/api/ops/") &&
+		len(r.Header.Values("Authorization")) == 0 && s.console.Holds(r)
+}
+
+func (s *Server) provenByCookie(r *http.Request) (identity.Identity, error) {
 	if err := s.sameOrigin(r); err != nil {
-		return identity.Identity{}, true, err
+		return identity.Identity{}, err
 	}
-	if caller, err = s.console.Read(r); err != nil {
-		return identity.Identity{}, true, err
+	exchangeOf(r.Context()).cookie = true
+	return s.console.Read(r)
+}
+
+// renewCookie follows a call that was let through.
+func (s *Server) renewCookie(w http.ResponseWriter, r *http.Request) error {
+	x := exchangeOf(r.Context())
+	if !x.cookie {
+		return nil
 	}
-	if err := s.sessionActive(r.Context(), caller); err != nil {
-		return identity.Identity{}, true, err
-	}
-	return caller, true, s.console.Renew(w, r, caller)
+	return s.console.Renew(w, r, x.caller)
 }

@@ -27,6 +27,7 @@ type exchange struct {
 	arrived time.Time
 	request *http.Request
 	caller  identity.Identity // zero on public routes, and when a server calls
+	cookie  bool              // the caller is known by the console's cookie
 	server  *admin.KeyHolder  // who calls with an API key; nil: nobody does
 	body    any               // the decoded and validated body, nil when none came
 	code    string            // of the problem that was answered
@@ -179,12 +180,15 @@ func (s *Server) matched(next http.Handler) http.Handler {
 		// Before anything of the request is looked at: to who may not call it does not matter
 		// what a call of theirs would have done.
 		if op.permission.Least != 0 {
-			if err := s.identify(w, r, op); err != nil {
+			if err := s.identify(r); err != nil {
 				s.writeProblem(w, r, err)
 				return
 			}
 		}
 		r, err := s.permit(r, op.permission)
+		if err == nil {
+			err = s.renewCookie(w, r)
+		}
 		if err == nil {
 			r, err = op.validate(w, r)
 		}

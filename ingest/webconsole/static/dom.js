@@ -31,7 +31,7 @@ export function when(text) {
 
 export const badge = (text, kind = "") => h("span", { class: `badge ${kind}` }, text);
 
-export const short = (id) => `${id.slice(0, 8)}…`;
+const short = (id) => `${id.slice(0, 8)}…`;
 
 // person is a button that looks a user up.
 export const person = (id, name) =>
@@ -75,7 +75,7 @@ export const failing = (run) => async (...args) => {
 // opened shows a dialog and returns it; Escape and Close close it.
 export function opened(title, content, ...buttons) {
   const dialog = document.getElementById("dialog");
-  const close = h("button", { class: "quiet", type: "button", onclick: () => dialog.close() }, buttons.length ? "Cancel" : "Close");
+  const close = h("button", { class: "quiet", type: "button", autofocus: true, onclick: () => dialog.close() }, buttons.length ? "Cancel" : "Close");
   dialog.replaceChildren(h("div", { class: "sheet" }, h("h2", { id: "dialog-title" }, title), content, h("div", { class: "foot" }, close, buttons)));
   if (!dialog.open) dialog.showModal();
   return dialog;

@@ -1,6 +1,6 @@
 // Parked pairs: what waits, and the retry or drop that settles it.
 import { get, post } from "./api.js";
-import { act, badge, checkbox, confirmed, empty, facts, failing, h, look, opened, pair, person, short, table, toast, when } from "./dom.js";
+import { act, badge, checkbox, confirmed, empty, facts, failing, h, look, opened, pair, person, table, toast, when } from "./dom.js";
 
 const list = document.querySelector("#parked [data-list]");
 
@@ -42,13 +42,14 @@ function sum(a) {
   return `${words[a.outcome] ?? a.outcome}: ${a.settled} settled, ${a.waiting} waiting.${a.error ? ` ${a.error}` : ""}`;
 }
 
-// report shows what a dry run found, or what an action did.
+// report shows what a dry run found.
 function report(a) {
   const steps = a.report?.steps ?? [];
-  return h("div", null,
-    h("p", { class: "hint" }, a.dryRun ? `Nothing was changed. It would be: ${sum(a)}` : sum(a)),
+  const found = steps.length === 0 ? sum(a) : a.outcome === "stopped" ? `This would happen, and then it stops: ${a.error}` : "This would happen:";
+  return h("div", { class: "sheet-body" },
+    h("p", { class: "hint" }, `Nothing was changed. ${found}`),
     h("ol", { class: "steps" }, steps.map((s) => h("li", null,
-      h("b", null, s.type || "unreadable"), " ", h("code", null, short(s.commandId)), ": ", s.outcome, s.error ? ` – ${s.error}` : "",
+      h("b", null, s.type || "unreadable"), " ", h("code", null, s.commandId), ": ", s.outcome, s.error ? ` – ${s.error}` : "",
       h("ul", null,
         s.changes.flatMap((c) => [
           c.before ? h("li", { class: "minus" }, `- ${c.what}: ${c.before}`) : undefined,
