@@ -85,9 +85,9 @@ func (c *Console) Clear(w http.ResponseWriter, r *http.Request) {
 // on the allow list of the API may read answers, and those of the same site would be sent the
 // cookie.
 func (c *Console) Check(r *http.Request) error {
-	any := *r
-	any.Method = http.MethodPost // the rule lets GET and HEAD pass unseen
-	if err := c.origin.Check(&any); err != nil {
+	strict := *r
+	strict.Method = http.MethodPost // the rule lets GET and HEAD pass unseen
+	if err := c.origin.Check(&strict); err != nil {
 		return fault.Wrap(err, fault.Forbidden, "forbidden", "Another web page has sent this. Nothing was done.")
 	}
 	return nil

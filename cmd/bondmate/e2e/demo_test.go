@@ -42,7 +42,7 @@ func browserModules(t *testing.T) string {
 		if os.Getenv("CI") != "" {
 			t.Fatal("playwright-core is not installed; run .ci/browser-setup")
 		}
-		t.Skip("!!! DEMO PAGE NOT TESTED: run .ci/browser-setup first")
+		t.Skip("!!! PAGES NOT TESTED: run .ci/browser-setup first")
 	}
 	return modules
 }
