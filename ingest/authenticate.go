@@ -13,11 +13,11 @@ import (
 )
 
 // identify finds out who calls, by one of the ways to say so, and notes it in the exchange.
-func (s *Server) identify(r *http.Request) (err error) {
+func (s *Server) identify(r *http.Request, op *operation) (err error) {
 	x := exchangeOf(r.Context())
 	keys := r.Header.Values("X-API-Key")
 	if len(keys) == 0 {
-		x.caller, err = s.authenticate(r)
+		x.caller, err = s.authenticate(r, op.cached)
 		return err
 	}
 	// Whoever is meant by two of them, a server on the way may have taken them for the other.
@@ -52,14 +52,23 @@ func actorIn(r *http.Request, caller identity.Identity) admin.Actor {
 
 // authenticate returns who calls with an access token or, from the operators' page, its
 // cookie. The session is asked for apart from the token: it can end before the token does.
-func (s *Server) authenticate(r *http.Request) (identity.Identity, error) {
+// A read that may be answered from the cache learns with it how far the caller's state is
+// now; others take an answer about the session that is a little old.
+func (s *Server) authenticate(r *http.Request, cached bool) (identity.Identity, error) {
 	caller, err := s.proven(r)
 	if err != nil {
 		return identity.Identity{}, err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), acquireTimeout)
 	defer cancel()
-	active, err := s.accounts.IsSessionActive(ctx, caller.SessionID)
+	var active bool
+	if cached && s.cache != nil {
+		x := exchangeOf(r.Context())
+		x.standing, err = s.accounts.StandingOf(ctx, caller.SessionID)
+		active = x.standing.Active && x.standing.UserID == caller.UserID
+	} else {
+		active, err = s.accounts.IsSessionActive(ctx, caller.SessionID)
+	}
 	if err != nil {
 		return identity.Identity{}, fmt.Errorf("check session: %w", err)
 	}

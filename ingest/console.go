@@ -91,7 +91,7 @@ func (s *Server) consolePage(w http.ResponseWriter, r *http.Request) error {
 	var err error
 	byToken := len(r.Header.Values("Authorization")) > 0
 	if byToken {
-		caller, err = s.authenticate(r)
+		caller, err = s.authenticate(r, false)
 	} else {
 		caller, err = s.console.Read(r)
 	}

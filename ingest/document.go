@@ -1,7 +1,9 @@
 package ingest
 
 import (
+	"crypto/sha256"
 	_ "embed"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"time"
@@ -20,6 +22,12 @@ import (
 //go:embed openapi.yaml
 var openAPI []byte
 
+// Shape names the form that answers have: programs of one shape answer alike.
+func Shape() string {
+	sum := sha256.Sum256(openAPI)
+	return base64.RawURLEncoding.EncodeToString(sum[:6])
+}
+
 // document is the OpenAPI document made ready for requests: the operation of each route,
 // found by the route that the router matched, so nothing is matched twice.
 type document struct {
@@ -34,6 +42,7 @@ type operation struct {
 	method       string
 	template     string
 	permission   *admin.Permission
+	cached       bool // the answer may come from the cache, and has a validator
 	parameters   []*openapi3.Parameter
 	body         *openapi3.Schema // nil when none is read
 	bodyRequired bool
@@ -74,7 +83,7 @@ func loadDocument() (*document, error) {
 	for template, item := range spec.Paths.Map() {
 		for method, o := range item.Operations() {
 			op := &operation{
-				method: method, template: template, permission: permissions[o.OperationID],
+				method: method, template: template, permission: permissions[o.OperationID], cached: isCached(o.OperationID),
 				route:   &routers.Route{Spec: spec, Path: template, PathItem: item, Method: method, Operation: o},
 				options: options, visit: visit,
 			}
@@ -121,6 +130,17 @@ func declaredOf(spec *openapi3.T, template string, o *openapi3.Operation) (admin
 		}
 	}
 	return d, nil
+}
+
+// isCached says which reads are asked for so often, and change so rarely, that their answers
+// are kept.
+func isCached(operationID string) bool {
+	switch operationID {
+	case "getProfile", "getCurrent", "listPartners", "getSlots":
+		return true
+	default:
+		return false
+	}
 }
 
 // bind finds the operation of every route of the router.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/gorilla/mux"
 
+	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/pkg/fault"
 	"github.com/bondmate/backend/pkg/identity"
@@ -29,9 +30,12 @@ type exchange struct {
 	caller  identity.Identity // zero on public routes, and when a server calls
 	cookie  bool              // the caller is known by the console's cookie
 	server  *admin.KeyHolder  // who calls with an API key; nil: nobody does
-	body    any               // the decoded and validated body, nil when none came
-	code    string            // of the problem that was answered
-	cause   error             // the error behind it
+	// standing is how far the caller's state was when the session was looked up, on routes
+	// whose answers are cached; elsewhere it is zero.
+	standing accounts.Standing
+	body     any    // the decoded and validated body, nil when none came
+	code     string // of the problem that was answered
+	cause    error  // the error behind it
 }
 
 type exchangeKey struct{}
@@ -180,7 +184,7 @@ func (s *Server) matched(next http.Handler) http.Handler {
 		// Before anything of the request is looked at: to who may not call it does not matter
 		// what a call of theirs would have done.
 		if op.permission.Least != 0 {
-			if err := s.identify(r); err != nil {
+			if err := s.identify(r, op); err != nil {
 				s.writeProblem(w, r, err)
 				return
 			}

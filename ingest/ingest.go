@@ -39,6 +39,7 @@ import (
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/ingest/cache"
 	"github.com/bondmate/backend/ingest/webconsole"
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/edge"
@@ -94,6 +95,8 @@ type Config struct {
 	Ready func() bool
 	// Redis checks Redis for /health/detailed; nil: it is not used.
 	Redis func(ctx context.Context) error
+	// Cache keeps the answers to hot reads; nil: each is read from the database. Its owner runs it.
+	Cache *cache.Cache
 	// Realtime serves GET /api/realtime when this process has that role, too.
 	Realtime http.Handler
 	// Console is the operators' page at /ops; nil: there is none, and no cookie counts.
@@ -120,6 +123,7 @@ type Server struct {
 	events    Events
 	ready     func() bool
 	redis     func(ctx context.Context) error
+	cache     *cache.Cache
 	db        *database
 	store     *store
 	outcomes  *outcomes
@@ -161,7 +165,7 @@ func New(cfg Config) (*Server, error) {
 		admin: cfg.Admin,
 		log:   cfg.Log, clock: cfg.Clock, started: cfg.Clock(), limits: cfg.Limits,
 		accounts: cfg.Accounts, verifier: cfg.Verifier, keys: cfg.Keys,
-		events: cfg.Events, ready: cfg.Ready, redis: cfg.Redis, console: cfg.Console,
+		events: cfg.Events, ready: cfg.Ready, redis: cfg.Redis, cache: cfg.Cache, console: cfg.Console,
 		db: db, store: &store{db: db}, outcomes: newOutcomes(db),
 		pipe:      newPipe(db, cfg.Offsets, cfg.Topics.Commands),
 		publisher: newGuardedPublisher(cfg.Publisher, m),
@@ -185,8 +189,10 @@ func (s *Server) Handler() http.Handler { return s.handler }
 
 // Run answers look-ups and wakes waiting calls until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	cancel := s.events.Subscribe(s.outcomes.onEvent)
-	defer cancel()
+	defer s.events.Subscribe(s.outcomes.onEvent)()
+	if s.cache != nil {
+		defer s.events.Subscribe(s.forget)()
+	}
 	s.outcomes.run(ctx)
 	return nil
 }

@@ -19,6 +19,8 @@ type metrics struct {
 	applied  prometheus.Histogram
 	breaker  prometheus.Gauge
 	replays  prometheus.Counter
+
+	unchanged *prometheus.CounterVec // read
 }
 
 func newMetrics(reg prometheus.Registerer, waiting func() float64) *metrics {
@@ -54,7 +56,10 @@ func newMetrics(reg prometheus.Registerer, waiting func() float64) *metrics {
 			Name: "bondmate_auth_replays_total", Help: "Sessions that ended because an old refresh token of theirs was used: somebody has stolen one.",
 		}),
 	}
-	reg.MustRegister(m.replays, m.requests, m.seconds, m.inFlight, m.panics, m.accepted, m.waits, m.applied, m.breaker,
+	m.unchanged = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "bondmate_cache_unchanged_total", Help: "Cached reads whose client had the answer already: 304.",
+	}, []string{"read"})
+	reg.MustRegister(m.replays, m.requests, m.seconds, m.inFlight, m.panics, m.accepted, m.waits, m.applied, m.breaker, m.unchanged,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "bondmate_ingest_database_waiting", Help: "Calls that wait for a pooled connection.",
 		}, waiting))

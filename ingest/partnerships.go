@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/ingest/cache"
 )
 
 const selectHead = `SELECT COALESCE((SELECT last_seq FROM user_streams WHERE user_id = $1), 0)`
@@ -60,11 +61,15 @@ func (s *Server) partners(ctx context.Context) (list []api.Partnership, seq int6
 
 // GetCurrent implements GET …/current.
 func (s *Server) GetCurrent(ctx context.Context, _ api.GetCurrentRequestObject) (api.GetCurrentResponseObject, error) {
+	return remembered(ctx, s, cache.Current, s.loadCurrent)
+}
+
+func (s *Server) loadCurrent(ctx context.Context) (api.Current, error) {
 	list, seq, err := s.partners(ctx)
 	if err != nil {
-		return nil, err
+		return api.Current{}, err
 	}
-	answer := api.GetCurrent200JSONResponse{Seq: seq}
+	answer := api.Current{Seq: seq}
 	if len(list) > 0 {
 		p := list[0]
 		answer.Partner, answer.PartnershipId, answer.StartedAt = &p.Partner, &p.PartnershipId, &p.StartedAt
@@ -75,11 +80,12 @@ func (s *Server) GetCurrent(ctx context.Context, _ api.GetCurrentRequestObject) 
 
 // ListPartners implements GET …/partners.
 func (s *Server) ListPartners(ctx context.Context, _ api.ListPartnersRequestObject) (api.ListPartnersResponseObject, error) {
+	return remembered(ctx, s, cache.Partners, s.loadPartners)
+}
+
+func (s *Server) loadPartners(ctx context.Context) (api.PartnerList, error) {
 	list, seq, err := s.partners(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return api.ListPartners200JSONResponse{Partners: list, Seq: seq}, nil
+	return api.PartnerList{Partners: list, Seq: seq}, err
 }
 
 const selectSlots = `
@@ -93,6 +99,10 @@ ORDER BY s.slot`
 
 // GetSlots implements GET …/slots.
 func (s *Server) GetSlots(ctx context.Context, _ api.GetSlotsRequestObject) (api.GetSlotsResponseObject, error) {
+	return remembered(ctx, s, cache.Slots, s.loadSlots)
+}
+
+func (s *Server) loadSlots(ctx context.Context) (api.SlotList, error) {
 	user := exchangeOf(ctx).caller.UserID
 	slots, err := query(ctx, s.db, func(row pgx.CollectableRow) (api.Slot, error) {
 		slot := api.Slot{Status: api.SlotStatusVacant}
@@ -105,9 +115,9 @@ func (s *Server) GetSlots(ctx context.Context, _ api.GetSlotsRequestObject) (api
 		return slot, err
 	}, selectSlots, user)
 	if err != nil {
-		return nil, fmt.Errorf("list slots of %s: %w", user, err)
+		return api.SlotList{}, fmt.Errorf("list slots of %s: %w", user, err)
 	}
-	answer := api.GetSlots200JSONResponse{Slots: slots, Total: len(slots)}
+	answer := api.SlotList{Slots: slots, Total: len(slots)}
 	for _, slot := range slots {
 		if slot.Status == api.SlotStatusOccupied {
 			answer.Occupied++

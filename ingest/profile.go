@@ -12,21 +12,23 @@ import (
 
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/api"
+	"github.com/bondmate/backend/ingest/cache"
 	"github.com/bondmate/backend/pkg/identity"
 	"github.com/bondmate/backend/pkg/partner"
 )
 
 // GetProfile implements GET /api/profile.
 func (s *Server) GetProfile(ctx context.Context, _ api.GetProfileRequestObject) (api.GetProfileResponseObject, error) {
+	return remembered(ctx, s, cache.Profile, s.loadProfile)
+}
+
+func (s *Server) loadProfile(ctx context.Context) (api.Profile, error) {
 	var profile accounts.Profile
 	err := s.db.with(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		profile, err = s.accounts.ProfileIn(ctx, conn, exchangeOf(ctx).caller.UserID)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return api.GetProfile200JSONResponse(profileOf(profile)), nil
+	return profileOf(profile), err
 }
 
 func profileOf(p accounts.Profile) api.Profile {

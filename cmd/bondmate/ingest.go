@@ -11,6 +11,7 @@ import (
 	"github.com/bondmate/backend/ingest"
 	"github.com/bondmate/backend/ingest/accounts"
 	"github.com/bondmate/backend/ingest/admin"
+	"github.com/bondmate/backend/ingest/cache"
 	"github.com/bondmate/backend/ingest/demo"
 	"github.com/bondmate/backend/ingest/revocation"
 	"github.com/bondmate/backend/ingest/webconsole"
@@ -133,6 +134,15 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	}
 	if shared != nil {
 		cfg.Redis = func(ctx context.Context) error { return shared.Ping(ctx).Err() }
+	}
+	if p.cfg.Cache {
+		if cfg.Cache, err = cache.New(cache.Config{
+			Shape: ingest.Shape(), MemoryBytes: p.cfg.CacheMemoryBytes, Redis: shared, Keys: keys,
+			Log: log, Registerer: p.registry, Clock: p.clock,
+		}); err != nil {
+			return nil, err
+		}
+		p.group.Add(service.Member{Name: "cache", Phase: service.Delivery, Run: cfg.Cache.Run})
 	}
 	if p.cfg.Env != config.Production {
 		cfg.Demo = demo.Handler(with.pushes)

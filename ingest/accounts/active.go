@@ -23,10 +23,24 @@ const (
 	activeWithin = 3 * time.Second
 )
 
+// Standing is a session with the state of its user, as of one moment. The zero Standing is a
+// session that is not active.
+type Standing struct {
+	Active bool
+	UserID uuid.UUID
+	// Epoch, Seq and Row say how far the user's state is; whatever changes what users see of
+	// themselves changes one of them in the same transaction. Events move Seq, the head of the
+	// inbox, in the history that Epoch names; Row is the version of the user's own row, which
+	// operators and settings change without an event.
+	Epoch string
+	Seq   int64
+	Row   uint32
+}
+
 // verdict is an answer of IsSessionActive and when the question was put.
 type verdict struct {
-	active bool
-	asOf   time.Time
+	Standing
+	asOf time.Time
 }
 
 // activity looks sessions up for IsSessionActive. Calls about one session that come
@@ -86,8 +100,7 @@ func (a *activity) answer(ctx context.Context) {
 		asOf := a.clock() // before the query: an answer ages from when it was asked for
 		active, err := a.load(ctx, batch, asOf)
 		for id, q := range batch {
-			_, ok := active[id]
-			q.verdict, q.err = verdict{active: ok, asOf: asOf}, err
+			q.verdict, q.err = verdict{Standing: active[id], asOf: asOf}, err
 			close(q.done)
 		}
 	}
@@ -116,14 +129,19 @@ func (a *activity) take() map[uuid.UUID]*question {
 	return batch
 }
 
+// The state of the user comes with the session: a look-up by primary key more in a query that
+// is made anyway. xmin is the transaction that wrote the row: it is another one after every
+// UPDATE, and a lock leaves it alone.
 const activeSessionsSQL = `
-SELECT s.id
+SELECT s.id, s.user_id, e.epoch, COALESCE(h.last_seq, 0), u.xmin
 FROM sessions s
 JOIN users u ON u.id = s.user_id
+LEFT JOIN user_streams h ON h.user_id = s.user_id
+CROSS JOIN stream_epoch e
 WHERE s.id = ANY ($1) AND s.revoked_at IS NULL AND s.expires_at > $2 AND s.created_at > $4 AND u.status = ANY ($3)`
 
-// load returns which of the sessions are active.
-func (a *activity) load(ctx context.Context, batch map[uuid.UUID]*question, now time.Time) (map[uuid.UUID]struct{}, error) {
+// load returns the sessions that are active.
+func (a *activity) load(ctx context.Context, batch map[uuid.UUID]*question, now time.Time) (map[uuid.UUID]Standing, error) {
 	ctx, cancel := context.WithTimeout(ctx, activeWithin)
 	defer cancel()
 	ids := make([]uuid.UUID, 0, len(batch))
@@ -134,10 +152,11 @@ func (a *activity) load(ctx context.Context, batch map[uuid.UUID]*question, now 
 	if err != nil {
 		return nil, fmt.Errorf("look up %d sessions: %w", len(ids), err)
 	}
-	active := make(map[uuid.UUID]struct{}, len(ids))
+	active := make(map[uuid.UUID]Standing, len(ids))
 	var id uuid.UUID
-	if _, err := pgx.ForEachRow(rows, []any{&id}, func() error {
-		active[id] = struct{}{}
+	found := Standing{Active: true}
+	if _, err := pgx.ForEachRow(rows, []any{&id, &found.UserID, &found.Epoch, &found.Seq, &found.Row}, func() error {
+		active[id] = found
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("look up %d sessions: %w", len(ids), err)
@@ -151,14 +170,21 @@ func (a *activity) load(ctx context.Context, batch map[uuid.UUID]*question, now 
 // the database away it fails: who cannot be shown to be admitted is not.
 func (s *Service) IsSessionActive(ctx context.Context, sessionID uuid.UUID) (bool, error) {
 	if v, ok := s.active.GetIfPresent(sessionID); ok && s.now().Sub(v.asOf) < s.cfg.SessionCacheTTL {
-		return v.active, nil
+		return v.Active, nil
 	}
+	standing, err := s.StandingOf(ctx, sessionID)
+	return standing.Active, err
+}
+
+// StandingOf is IsSessionActive as of after the call: no answer is reused, but calls that
+// come together share one.
+func (s *Service) StandingOf(ctx context.Context, sessionID uuid.UUID) (Standing, error) {
 	v, err := s.activity.ask(ctx, sessionID)
 	if err != nil {
-		return false, fmt.Errorf("look up session %s: %w", sessionID, err)
+		return Standing{}, fmt.Errorf("look up session %s: %w", sessionID, err)
 	}
 	s.active.Set(sessionID, v)
-	return v.active, nil
+	return v.Standing, nil
 }
 
 // Forget drops what IsSessionActive remembers of a session: another instance has ended it. A

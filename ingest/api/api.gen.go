@@ -2068,6 +2068,9 @@ type Id = openapi_types.UUID
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
+// IfNoneMatch defines model for IfNoneMatch.
+type IfNoneMatch = string
+
 // Limit defines model for Limit.
 type Limit = int
 
@@ -2179,6 +2182,12 @@ type RejectBreakupParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// GetCurrentParams defines parameters for GetCurrent.
+type GetCurrentParams struct {
+	// IfNoneMatch The ETags of answers that one has. The answer is `304` and nothing else while one of them holds.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
+
 // ListHistoryParams defines parameters for ListHistory.
 type ListHistoryParams struct {
 	// Cursor `nextCursor` of the page before.
@@ -2186,6 +2195,12 @@ type ListHistoryParams struct {
 
 	// Limit How many at most; 50 unless given.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListPartnersParams defines parameters for ListPartners.
+type ListPartnersParams struct {
+	// IfNoneMatch The ETags of answers that one has. The answer is `304` and nothing else while one of them holds.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 
 // RemoveByDeleteParams defines parameters for RemoveByDelete.
@@ -2282,6 +2297,12 @@ type SearchByCodeParams struct {
 	Code string `form:"code" json:"code"`
 }
 
+// GetSlotsParams defines parameters for GetSlots.
+type GetSlotsParams struct {
+	// IfNoneMatch The ETags of answers that one has. The answer is `304` and nothing else while one of them holds.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
+
 // ListNicknamesParams defines parameters for ListNicknames.
 type ListNicknamesParams struct {
 	// Cursor `nextCursor` of the page before.
@@ -2343,6 +2364,12 @@ type ListReportsParams struct {
 
 // ListReportsParamsStatus defines parameters for ListReports.
 type ListReportsParamsStatus string
+
+// GetProfileParams defines parameters for GetProfile.
+type GetProfileParams struct {
+	// IfNoneMatch The ETags of answers that one has. The answer is `304` and nothing else while one of them holds.
+	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+}
 
 // UpdateProfileParams defines parameters for UpdateProfile.
 type UpdateProfileParams struct {
@@ -2537,7 +2564,7 @@ type ServerInterface interface {
 	RejectBreakup(w http.ResponseWriter, r *http.Request, breakupId BreakupId, params RejectBreakupParams)
 	// GetCurrent One's partner, or null
 	// (GET /api/enhanced-partners/current)
-	GetCurrent(w http.ResponseWriter, r *http.Request)
+	GetCurrent(w http.ResponseWriter, r *http.Request, params GetCurrentParams)
 	// ListHistory One's ended partnerships, the last ended first
 	// (GET /api/enhanced-partners/history)
 	ListHistory(w http.ResponseWriter, r *http.Request, params ListHistoryParams)
@@ -2546,7 +2573,7 @@ type ServerInterface interface {
 	DeleteHistory(w http.ResponseWriter, r *http.Request, partnershipId PartnershipId)
 	// ListPartners All of one's partners
 	// (GET /api/enhanced-partners/partners)
-	ListPartners(w http.ResponseWriter, r *http.Request)
+	ListPartners(w http.ResponseWriter, r *http.Request, params ListPartnersParams)
 	// RemoveByDelete End a partnership at once
 	// (DELETE /api/enhanced-partners/remove)
 	RemoveByDelete(w http.ResponseWriter, r *http.Request, params RemoveByDeleteParams)
@@ -2582,7 +2609,7 @@ type ServerInterface interface {
 	SearchByCode(w http.ResponseWriter, r *http.Request, params SearchByCodeParams)
 	// GetSlots One's places for partnerships
 	// (GET /api/enhanced-partners/slots)
-	GetSlots(w http.ResponseWriter, r *http.Request)
+	GetSlots(w http.ResponseWriter, r *http.Request, params GetSlotsParams)
 	// GetStatistics One's partnerships and requests in numbers
 	// (GET /api/enhanced-partners/statistics)
 	GetStatistics(w http.ResponseWriter, r *http.Request)
@@ -2681,7 +2708,7 @@ type ServerInterface interface {
 	UnsuspendUser(w http.ResponseWriter, r *http.Request, id Id)
 	// GetProfile One's own profile
 	// (GET /api/profile)
-	GetProfile(w http.ResponseWriter, r *http.Request)
+	GetProfile(w http.ResponseWriter, r *http.Request, params GetProfileParams)
 	// UpdateProfile Change one's profile
 	// (PATCH /api/profile)
 	UpdateProfile(w http.ResponseWriter, r *http.Request, params UpdateProfileParams)
@@ -3596,8 +3623,35 @@ func (siw *ServerInterfaceWrapper) RejectBreakup(w http.ResponseWriter, r *http.
 // GetCurrent operation middleware
 func (siw *ServerInterfaceWrapper) GetCurrent(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetCurrentParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch IfNoneMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetCurrent(w, r)
+		siw.Handler.GetCurrent(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3682,8 +3736,35 @@ func (siw *ServerInterfaceWrapper) DeleteHistory(w http.ResponseWriter, r *http.
 // ListPartners operation middleware
 func (siw *ServerInterfaceWrapper) ListPartners(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListPartnersParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch IfNoneMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListPartners(w, r)
+		siw.Handler.ListPartners(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -4355,8 +4436,35 @@ func (siw *ServerInterfaceWrapper) SearchByCode(w http.ResponseWriter, r *http.R
 // GetSlots operation middleware
 func (siw *ServerInterfaceWrapper) GetSlots(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetSlotsParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch IfNoneMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetSlots(w, r)
+		siw.Handler.GetSlots(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5302,8 +5410,35 @@ func (siw *ServerInterfaceWrapper) UnsuspendUser(w http.ResponseWriter, r *http.
 // GetProfile operation middleware
 func (siw *ServerInterfaceWrapper) GetProfile(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetProfileParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch IfNoneMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetProfile(w, r)
+		siw.Handler.GetProfile(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5876,6 +6011,14 @@ type UnauthenticatedApplicationProblemPlusJSONResponse struct {
 	Body Problem
 
 	Headers UnauthenticatedResponseHeaders
+}
+
+type UnchangedResponseHeaders struct {
+	CacheControl *string
+	ETag         *string
+}
+type UnchangedResponse struct {
+	Headers UnchangedResponseHeaders
 }
 
 type RootRequestObject struct {
@@ -7582,24 +7725,52 @@ func (response RejectBreakupdefaultApplicationProblemPlusJSONResponse) VisitReje
 }
 
 type GetCurrentRequestObject struct {
+	Params GetCurrentParams
 }
 
 type GetCurrentResponseObject interface {
 	VisitGetCurrentResponse(w http.ResponseWriter) error
 }
 
-type GetCurrent200JSONResponse Current
+type GetCurrent200ResponseHeaders struct {
+	CacheControl *string
+	ETag         *string
+}
+
+type GetCurrent200JSONResponse struct {
+	Body    Current
+	Headers GetCurrent200ResponseHeaders
+}
 
 func (response GetCurrent200JSONResponse) VisitGetCurrentResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.CacheControl != nil {
+		w.Header().Set("Cache-Control", fmt.Sprint(*response.Headers.CacheControl))
+	}
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetCurrent304Response = UnchangedResponse
+
+func (response GetCurrent304Response) VisitGetCurrentResponse(w http.ResponseWriter) error {
+	if response.Headers.CacheControl != nil {
+		w.Header().Set("Cache-Control", fmt.Sprint(*response.Headers.CacheControl))
+	}
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetCurrentdefaultApplicationProblemPlusJSONResponse struct {
@@ -7731,24 +7902,52 @@ func (response DeleteHistorydefaultApplicationProblemPlusJSONResponse) VisitDele
 }
 
 type ListPartnersRequestObject struct {
+	Params ListPartnersParams
 }
 
 type ListPartnersResponseObject interface {
 	VisitListPartnersResponse(w http.ResponseWriter) error
 }
 
-type ListPartners200JSONResponse PartnerList
+type ListPartners200ResponseHeaders struct {
+	CacheControl *string
+	ETag         *string
+}
+
+type ListPartners200JSONResponse struct {
+	Body    PartnerList
+	Headers ListPartners200ResponseHeaders
+}
 
 func (response ListPartners200JSONResponse) VisitListPartnersResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.CacheControl != nil {
+		w.Header().Set("Cache-Control", fmt.Sprint(*response.Headers.CacheControl))
+	}
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type ListPartners304Response = UnchangedResponse
+
+func (response ListPartners304Response) VisitListPartnersResponse(w http.ResponseWriter) error {
+	if response.Headers.CacheControl != nil {
+		w.Header().Set("Cache-Control", fmt.Sprint(*response.Headers.CacheControl))
+	}
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(304)
+	return nil
 }
 
 type ListPartnersdefaultApplicationProblemPlusJSONResponse struct {
@@ -8588,24 +8787,52 @@ func (response SearchByCodedefaultApplicationProblemPlusJSONResponse) VisitSearc
 }
 
 type GetSlotsRequestObject struct {
+	Params GetSlotsParams
 }
 
 type GetSlotsResponseObject interface {
 	VisitGetSlotsResponse(w http.ResponseWriter) error
 }
 
-type GetSlots200JSONResponse SlotList
+type GetSlots200ResponseHeaders struct {
+	CacheControl *string
+	ETag         *string
+}
+
+type GetSlots200JSONResponse struct {
+	Body    SlotList
+	Headers GetSlots200ResponseHeaders
+}
 
 func (response GetSlots200JSONResponse) VisitGetSlotsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.CacheControl != nil {
+		w.Header().Set("Cache-Control", fmt.Sprint(*response.Headers.CacheControl))
+	}
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetSlots304Response = UnchangedResponse
+
+func (response GetSlots304Response) VisitGetSlotsResponse(w http.ResponseWriter) error {
+	if response.Headers.CacheControl != nil {
+		w.Header().Set("Cache-Control", fmt.Sprint(*response.Headers.CacheControl))
+	}
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetSlotsdefaultApplicationProblemPlusJSONResponse struct {
@@ -11239,24 +11466,52 @@ func (response UnsuspendUserdefaultApplicationProblemPlusJSONResponse) VisitUnsu
 }
 
 type GetProfileRequestObject struct {
+	Params GetProfileParams
 }
 
 type GetProfileResponseObject interface {
 	VisitGetProfileResponse(w http.ResponseWriter) error
 }
 
-type GetProfile200JSONResponse Profile
+type GetProfile200ResponseHeaders struct {
+	CacheControl *string
+	ETag         *string
+}
+
+type GetProfile200JSONResponse struct {
+	Body    Profile
+	Headers GetProfile200ResponseHeaders
+}
 
 func (response GetProfile200JSONResponse) VisitGetProfileResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.CacheControl != nil {
+		w.Header().Set("Cache-Control", fmt.Sprint(*response.Headers.CacheControl))
+	}
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetProfile304Response = UnchangedResponse
+
+func (response GetProfile304Response) VisitGetProfileResponse(w http.ResponseWriter) error {
+	if response.Headers.CacheControl != nil {
+		w.Header().Set("Cache-Control", fmt.Sprint(*response.Headers.CacheControl))
+	}
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetProfiledefaultApplicationProblemPlusJSONResponse struct {
@@ -12953,8 +13208,10 @@ func (sh *strictHandler) RejectBreakup(w http.ResponseWriter, r *http.Request, b
 }
 
 // GetCurrent operation middleware
-func (sh *strictHandler) GetCurrent(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) GetCurrent(w http.ResponseWriter, r *http.Request, params GetCurrentParams) {
 	var request GetCurrentRequestObject
+
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.GetCurrent(ctx, request.(GetCurrentRequestObject))
@@ -13029,8 +13286,10 @@ func (sh *strictHandler) DeleteHistory(w http.ResponseWriter, r *http.Request, p
 }
 
 // ListPartners operation middleware
-func (sh *strictHandler) ListPartners(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) ListPartners(w http.ResponseWriter, r *http.Request, params ListPartnersParams) {
 	var request ListPartnersRequestObject
+
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ListPartners(ctx, request.(ListPartnersRequestObject))
@@ -13380,8 +13639,10 @@ func (sh *strictHandler) SearchByCode(w http.ResponseWriter, r *http.Request, pa
 }
 
 // GetSlots operation middleware
-func (sh *strictHandler) GetSlots(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) GetSlots(w http.ResponseWriter, r *http.Request, params GetSlotsParams) {
 	var request GetSlotsRequestObject
+
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.GetSlots(ctx, request.(GetSlotsRequestObject))
@@ -14313,8 +14574,10 @@ func (sh *strictHandler) UnsuspendUser(w http.ResponseWriter, r *http.Request, i
 }
 
 // GetProfile operation middleware
-func (sh *strictHandler) GetProfile(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) GetProfile(w http.ResponseWriter, r *http.Request, params GetProfileParams) {
 	var request GetProfileRequestObject
+
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.GetProfile(ctx, request.(GetProfileRequestObject))

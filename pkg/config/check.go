@@ -95,6 +95,7 @@ func (c Config) check() []*Fault {
 
 	check.kafkaSecurity(c)
 	check.redis(c)
+	check.within("CACHE_MEMORY_BYTES", c.CacheMemoryBytes, 1<<20, 1<<31-1)
 
 	check.readable("JWT_PRIVATE_KEY_FILE", c.JWTPrivateKeyFile)
 	check.sessions(c)

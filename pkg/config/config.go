@@ -65,6 +65,9 @@ type Config struct {
 	RedisPassword     string `env:"REDIS_PASSWORD" secret:"value" about:"password at REDIS_HOST"`
 	RedisPasswordFile string `env:"REDIS_PASSWORD_FILE" about:"file with the password of Redis instead, read for each new connection"`
 
+	Cache            Switch `env:"CACHE" envDefault:"on" about:"off: read profile, partner and slots from the database each time"`
+	CacheMemoryBytes int    `env:"CACHE_MEMORY_BYTES" envDefault:"33554432" about:"what the cache of these reads takes of an instance's memory at most; Redis is used beside it"`
+
 	JWTPrivateKeyFile string `env:"JWT_PRIVATE_KEY_FILE" about:"RSA key that signs access tokens (PEM); unset outside production: generated in DATA_DIR"`
 
 	SessionTTL    time.Duration `env:"SESSION_TTL" envDefault:"1440h" about:"a session ends when it was not refreshed for so long"`

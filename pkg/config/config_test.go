@@ -24,7 +24,7 @@ func TestLoadDefaults(t *testing.T) {
 		SessionTTL: 60 * 24 * time.Hour, SessionMaxAge: 365 * 24 * time.Hour, PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
 		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, RetentionEvents: 2160 * time.Hour, RetentionCommands: 720 * time.Hour, RetentionPushes: 1080 * time.Hour,
 		RetentionReports: 2160 * time.Hour, SlotsFree: 1, SlotsPremium: 3, RetentionInterval: time.Hour, MessageMaxLength: 500,
-		BreakupTTL: 7 * 24 * time.Hour, SendsPerTarget: 3, RateLimits: true,
+		BreakupTTL: 7 * 24 * time.Hour, SendsPerTarget: 3, RateLimits: true, Cache: true, CacheMemoryBytes: 32 << 20,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -75,6 +75,9 @@ func TestLoadFaults(t *testing.T) {
 		"a wildcard origin in production": {
 			[]string{"APP_ENV=production", "CORS_ORIGIN=*"},
 			[]string{"CORS_ORIGIN: * is not allowed in production: list the origins"},
+		},
+		"a cache of next to nothing": {
+			[]string{"CACHE_MEMORY_BYTES=1000"}, []string{"CACHE_MEMORY_BYTES: 1000 is not between 1048576 and 2147483647"},
 		},
 		"no limits in production": {
 			[]string{"APP_ENV=production", "RATE_LIMITS=off"}, []string{"RATE_LIMITS: is not allowed to be off in production"},
