@@ -251,11 +251,11 @@ func (r reply) list(name string) []map[string]any {
 	return list
 }
 
-// shape is what a reply shows once what differs between any two calls is taken out: ids
-// and the date. Two replies of the same shape tell a client nothing apart.
+// shape is what a reply shows once what differs between any two calls is taken out: ids,
+// the ETag, which is made of them, and the date. Two replies of the same shape tell a client nothing apart.
 func (r reply) shape() string {
 	header := r.header.Clone()
-	for _, name := range []string{"Date", "X-Request-Id", "Location"} {
+	for _, name := range []string{"Date", "X-Request-Id", "Location", "ETag"} {
 		if _, ok := header[name]; ok {
 			header.Set(name, "…")
 		}
