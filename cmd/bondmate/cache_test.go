@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -73,7 +72,7 @@ func TestCachedReadsAreTrue(t *testing.T) {
 					}
 					return nil
 				},
-			}, rand.Uint64())
+			})
 			_, metrics := get(t, "http://"+address(t, all.dir, "admin.addr")+"/metrics")
 			hits := strings.Count(metrics, `outcome="hit"`)
 			t.Logf("%d reads compared, %d series of hits", compared, hits)

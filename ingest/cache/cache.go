@@ -12,7 +12,7 @@
 //
 // Entries lie in memory, and in Redis as well when there is one: there the instances find
 // each other's. An older entry never replaces a newer one: memory compares under the entry's
-// lock, Redis in a script. Redis is beside the path: a read waits for it for redisWithin at
+// lock, Redis in a script. Redis is beside the path: a read waits for it for 25 ms at
 // most and a breaker ends the waiting while it is away; what is written to it is written
 // behind the answer, from a bounded queue. Whatever cannot be had from the cache is loaded.
 //
@@ -85,6 +85,8 @@ type Config struct {
 
 	Redis *redis.Client // nil: memory alone
 	Keys  Keys          // required with Redis
+	// RedisWithin is how long a read waits for Redis at most; default 25 ms.
+	RedisWithin time.Duration
 }
 
 // Cache is safe for concurrent use.
@@ -105,6 +107,9 @@ func New(cfg Config) (*Cache, error) {
 	}
 	c := &Cache{memory: kept}
 	c.metrics = newMetrics(cfg.Registerer, kept)
+	if cfg.RedisWithin == 0 {
+		cfg.RedisWithin = defaultRedisWithin
+	}
 	if cfg.Redis != nil {
 		c.shared = newShared(cfg, c.metrics)
 	}

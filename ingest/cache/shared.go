@@ -3,7 +3,6 @@ package cache
 import (
 	"bytes"
 	"context"
-	"errors"
 	"log/slog"
 	"strconv"
 	"time"
@@ -14,11 +13,12 @@ import (
 )
 
 const (
-	// redisWithin bounds how long a read waits for Redis: about what loading costs on a busy
-	// database.
-	redisWithin = 25 * time.Millisecond
-	// writeWithin bounds one write of a batch, behind the answers.
-	writeWithin = 250 * time.Millisecond
+	// defaultRedisWithin is about what loading costs on a busy database.
+	defaultRedisWithin = 25 * time.Millisecond
+	// writeWithin bounds the write of a batch, behind the answers, in Config.RedisWithin.
+	writeWithin = 10
+	// maxValue bounds what is read of a value, in bytes; longer ones are no entries.
+	maxValue = maxBody + 256
 	// writeQueue bounds what waits to be written; what finds no room is not kept.
 	writeQueue = 256
 	// writeBatch bounds one write.
@@ -37,6 +37,7 @@ type shared struct {
 	sealer  sealer
 	shape   string
 	log     *slog.Logger
+	within  time.Duration // how long a read waits
 	breaker *gobreaker.CircuitBreaker[[]byte]
 	jobs    chan job
 	metrics *metrics
@@ -52,7 +53,7 @@ type job struct {
 
 func newShared(cfg Config, m *metrics) *shared {
 	s := &shared{
-		client: cfg.Redis, sealer: sealer{cfg.Keys, cfg.Clock}, shape: cfg.Shape, log: cfg.Log,
+		client: cfg.Redis, sealer: sealer{cfg.Keys, cfg.Clock}, shape: cfg.Shape, log: cfg.Log, within: cfg.RedisWithin,
 		jobs: make(chan job, writeQueue), metrics: m,
 	}
 	s.breaker = gobreaker.NewCircuitBreaker[[]byte](gobreaker.Settings{
@@ -84,21 +85,18 @@ func (s *shared) key(epoch string, user uuid.UUID, read Read) string {
 func (s *shared) get(ctx context.Context, q Query) ([]byte, outcome) {
 	key := s.key(q.Version.Epoch, q.User, q.Read)
 	raw, err := s.breaker.Execute(func() ([]byte, error) {
-		ctx, cancel := context.WithTimeout(ctx, redisWithin)
+		ctx, cancel := context.WithTimeout(ctx, s.within)
 		defer cancel()
-		raw, err := s.client.Get(ctx, key).Bytes()
-		switch {
-		case errors.Is(err, redis.Nil):
-			return nil, nil
-		case redis.HasErrorPrefix(err, "WRONGTYPE"): // not ours
-			return []byte{}, nil
+		raw, err := s.client.GetRange(ctx, key, 0, maxValue).Bytes()
+		if redis.HasErrorPrefix(err, "WRONGTYPE") { // not ours, and no fault of the server
+			return []byte("?"), nil
 		}
 		return raw, err
 	})
 	switch {
 	case err != nil:
 		return nil, failed
-	case raw == nil:
+	case len(raw) == 0:
 		return nil, miss
 	}
 	version, body, err := s.sealer.open(key, raw)
@@ -176,7 +174,7 @@ return 1`
 
 func (s *shared) write(ctx context.Context, batch []job) {
 	_, err := s.breaker.Execute(func() ([]byte, error) {
-		ctx, cancel := context.WithTimeout(ctx, writeWithin)
+		ctx, cancel := context.WithTimeout(ctx, writeWithin*s.within)
 		defer cancel()
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, j := range batch {

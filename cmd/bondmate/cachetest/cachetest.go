@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -63,12 +65,16 @@ func (p *person) at(s *phone.Server) *phone.Phone {
 	return &other
 }
 
-// Run runs the check. It returns how many reads it compared.
-func Run(t *testing.T, d Deployment, seed uint64) (compared int64) {
+// Run runs the check; TEST_SEED repeats one. It returns how many reads it compared.
+func Run(t *testing.T, d Deployment) (compared int64) {
 	t.Helper()
+	seed := rand.Uint64()
+	if given, err := strconv.ParseUint(os.Getenv("TEST_SEED"), 10, 64); err == nil {
+		seed = given
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	t.Logf("seed %d", seed)
+	t.Logf("TEST_SEED=%d", seed)
 	var people [2]*person
 	for i, name := range []string{"Ada", "Ben"} {
 		p, err := d.Truth.Register(ctx, name)
