@@ -192,27 +192,24 @@ func both(t *testing.T, test func(t *testing.T, writer *instance, reader func() 
 func TestServedOnlyAtItsVersion(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, writer *instance, reader func() *instance, kept func()) {
-		q := query(5)
-		if got := writer.load(q, "five"); got != "five" {
-			t.Fatalf("loaded %q", got)
-		}
-		kept()
-		if got := reader().read(q); got != "five" {
-			t.Errorf("the same query: got %q, want it from the cache", got)
-		}
-		for name, change := range map[string]func(*cache.Query){
-			"an event more":       func(q *cache.Query) { q.Version.Seq++ },
-			"an event less":       func(q *cache.Query) { q.Version.Seq-- },
-			"another row":         func(q *cache.Query) { q.Version.Row++ },
-			"another history":     func(q *cache.Query) { q.Version.Epoch = "e2" },
-			"another user":        func(q *cache.Query) { q.User = uuid.New() },
-			"another read":        func(q *cache.Query) { q.Read = cache.Slots },
-			"another read of all": func(q *cache.Query) { q.Read = cache.Partners },
+		for name, test := range map[string]struct {
+			change func(*cache.Query)
+			want   string
+		}{
+			"the same":        {func(*cache.Query) {}, "five"},
+			"an event more":   {func(q *cache.Query) { q.Version.Seq++ }, loaded},
+			"an event less":   {func(q *cache.Query) { q.Version.Seq-- }, loaded},
+			"another row":     {func(q *cache.Query) { q.Version.Row++ }, loaded},
+			"another history": {func(q *cache.Query) { q.Version.Epoch = "e2" }, loaded},
+			"another user":    {func(q *cache.Query) { q.User = uuid.New() }, loaded},
+			"another read":    {func(q *cache.Query) { q.Read = cache.Slots }, loaded},
 		} {
-			other := q
-			change(&other)
-			if got := reader().read(other); got != loaded {
-				t.Errorf("%s: got %q, want it loaded", name, got)
+			q := query(5)
+			writer.load(q, "five")
+			kept()
+			test.change(&q)
+			if got := reader().read(q); got != test.want {
+				t.Errorf("%s: got %q, want %q", name, got, test.want)
 			}
 		}
 	})
