@@ -74,7 +74,7 @@ func remembered[T any](ctx context.Context, s *Server, read cache.Read, load fun
 		return append(body, '\n'), nil
 	}
 	x := exchangeOf(ctx)
-	if s.cache == nil {
+	if s.cache == nil || !x.standing.Active { // whose state was not looked up has no version
 		body, err := encoded(ctx)
 		return cachedAnswer{body: body}, err
 	}
