@@ -11,13 +11,14 @@ var (
 // permissions is the one table of who may do what, by operationId. Of what is for operators,
 // support reads and admin writes; an API key does what one of its scopes names.
 var permissions = map[string]Permission{
-	"register":       anybody,
-	"login":          anybody,
-	"refresh":        anybody,
-	"forgotPassword": anybody,
-	"resetPassword":  anybody,
-	"verifyEmail":    anybody,
-	"jwks":           anybody,
+	"register":          anybody,
+	"login":             anybody,
+	"loginWithFirebase": anybody,
+	"refresh":           anybody,
+	"forgotPassword":    anybody,
+	"resetPassword":     anybody,
+	"verifyEmail":       anybody,
+	"jwks":              anybody,
 
 	"realtime": anybody, // the role that serves it asks for a token or a ticket
 
