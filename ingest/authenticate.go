@@ -51,30 +51,30 @@ func actorIn(r *http.Request, caller identity.Identity) admin.Actor {
 }
 
 // authenticate returns who calls with an access token or, from the operators' page, its
-// cookie. The session is asked for apart from the token: it can end before the token does.
-// A read that may be answered from the cache learns with it how far the caller's state is
-// now; others take an answer about the session that is a little old.
+// cookie, and notes in the exchange what their session is worth. That is asked for apart from
+// the token: a session can end before the token does, and a role or tier change. A read that
+// may be answered from the cache is told as of now, others take an answer that is a little old.
 func (s *Server) authenticate(r *http.Request, cached bool) (identity.Identity, error) {
 	caller, err := s.proven(r)
 	if err != nil {
 		return identity.Identity{}, err
 	}
+	look := s.accounts.Standing
+	if cached && s.cache != nil {
+		look = s.accounts.StandingNow
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), acquireTimeout)
 	defer cancel()
-	var active bool
-	if cached && s.cache != nil {
-		x := exchangeOf(r.Context())
-		x.standing, err = s.accounts.StandingOf(ctx, caller.SessionID)
-		active = x.standing.Active && x.standing.UserID == caller.UserID
-	} else {
-		active, err = s.accounts.IsSessionActive(ctx, caller.SessionID)
-	}
+	leave := s.db.line.join()
+	standing, err := look(ctx, caller.SessionID)
+	leave()
 	if err != nil {
 		return identity.Identity{}, fmt.Errorf("check session: %w", err)
 	}
-	if !active {
+	if !standing.Active || standing.UserID != caller.UserID {
 		return identity.Identity{}, fault.New(fault.Unauthenticated, "unauthenticated", "The session has ended.")
 	}
+	exchangeOf(r.Context()).standing = standing
 	return caller, nil
 }
 

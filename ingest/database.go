@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,8 +26,8 @@ const (
 
 // database lends connections of the pool for a bounded time.
 type database struct {
-	pool    *pgxpool.Pool
-	waiting atomic.Int64 // callers in acquire now
+	pool *pgxpool.Pool
+	line line // callers in acquire now, and those whose session is being looked up
 }
 
 // with runs do on a connection. It never holds one while it waits for another, so do must
@@ -56,8 +55,7 @@ func (d *database) snapshot(ctx context.Context, do func(context.Context, pgx.Tx
 func (d *database) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
-	d.waiting.Add(1)
-	defer d.waiting.Add(-1)
+	defer d.line.join()()
 	conn, err := d.pool.Acquire(ctx)
 	if err != nil {
 		return nil, fault.Wrap(fmt.Errorf("acquire connection: %w", err), fault.Unavailable,

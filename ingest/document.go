@@ -42,6 +42,8 @@ type operation struct {
 	method       string
 	template     string
 	permission   *admin.Permission
+	conduct      conduct
+	command      bool // it is queued
 	cached       bool // the answer may come from the cache, and has a validator
 	parameters   []*openapi3.Parameter
 	body         *openapi3.Schema // nil when none is read
@@ -80,10 +82,18 @@ func loadDocument() (*document, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hold permissions against the OpenAPI document: %w", err)
 	}
+	signedIn := make(map[string]bool, len(permissions))
+	for operation, p := range permissions {
+		signedIn[operation] = p.Least != 0
+	}
+	if err := checkConducts(signedIn); err != nil {
+		return nil, fmt.Errorf("read conducts: %w", err)
+	}
 	for template, item := range spec.Paths.Map() {
 		for method, o := range item.Operations() {
 			op := &operation{
 				method: method, template: template, permission: permissions[o.OperationID], cached: isCached(o.OperationID),
+				conduct: conducts[o.OperationID], command: queues(o),
 				route:   &routers.Route{Spec: spec, Path: template, PathItem: item, Method: method, Operation: o},
 				options: options, visit: visit,
 			}
@@ -141,6 +151,12 @@ func isCached(operationID string) bool {
 	default:
 		return false
 	}
+}
+
+// queues reports whether an operation writes a command: its answer may be that it has.
+func queues(o *openapi3.Operation) bool {
+	accepted := o.Responses.Value("202")
+	return accepted != nil && accepted.Ref == "#/components/responses/Accepted"
 }
 
 // bind finds the operation of every route of the router.

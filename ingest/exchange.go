@@ -30,8 +30,8 @@ type exchange struct {
 	caller  identity.Identity // zero on public routes, and when a server calls
 	cookie  bool              // the caller is known by the console's cookie
 	server  *admin.KeyHolder  // who calls with an API key; nil: nobody does
-	// standing is how far the caller's state was when the session was looked up, on routes
-	// whose answers are cached; elsewhere it is zero.
+	// standing is what the caller's session is worth: as of this call on routes whose answers
+	// are cached, elsewhere a little old; zero where nobody is signed in.
 	standing accounts.Standing
 	body     any    // the decoded and validated body, nil when none came
 	code     string // of the problem that was answered
@@ -82,6 +82,9 @@ func (s *Server) recovered(rec *statusRecorder, r *http.Request, p any) {
 
 // logAccess writes the access log: no query, no body, no token, no address.
 func (s *Server) logAccess(r *http.Request, x *exchange, status int, took time.Duration) {
+	if !s.rates.shown(x) {
+		return
+	}
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
 		slog.String("request_id", x.id),
@@ -163,8 +166,8 @@ func (w *statusRecorder) code() int {
 	return w.status
 }
 
-// matched runs on every route of the document: it names the route, bounds the time,
-// authenticates and validates.
+// matched runs on every route of the document: it names the route, bounds the time, sheds,
+// authenticates, limits and validates.
 //
 // The context that handlers get does not end when the client leaves: a query that is cut
 // costs its connection, and a command half written leaves its caller in the dark. Calls
@@ -181,13 +184,30 @@ func (s *Server) matched(next http.Handler) http.Handler {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), handlerTimeout)
 		defer cancel()
 		r = r.WithContext(ctx)
+		// Before anything is spent on it.
+		if err := s.shedding.admit(op.conduct.rank, op.command); err != nil {
+			s.writeProblem(w, r, err)
+			return
+		}
 		// Before anything of the request is looked at: to who may not call it does not matter
 		// what a call of theirs would have done.
 		if op.permission.Least != 0 {
-			if err := s.identify(r, op); err != nil {
+			err := s.identify(r, op)
+			if fault.KindOf(err) == fault.Unauthenticated {
+				// Whoever has shown nothing that is good is nobody, and counts by address as
+				// such. One who has is served all the same, however many others try from there.
+				if limited := s.limited(w, r, anonymous); limited != nil {
+					err = limited
+				}
+			}
+			if err != nil {
 				s.writeProblem(w, r, err)
 				return
 			}
+		}
+		if err := s.limited(w, r, op.conduct.class); err != nil {
+			s.writeProblem(w, r, err)
+			return
 		}
 		r, err := s.permit(r, op.permission)
 		if err == nil {

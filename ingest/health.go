@@ -75,7 +75,7 @@ func (s *Server) DetailedHealth(ctx context.Context, _ api.DetailedHealthRequest
 		Status: api.DetailedHealthStatusHealthy, Timestamp: now.UTC(), Uptime: now.Sub(s.started).Seconds(),
 	}
 	checks := &answer.Checks
-	waiting := int(s.db.waiting.Load()) // before the checks, which wait for connections, too
+	waiting, _ := s.db.line.length() // before the checks, which wait for connections, too
 	var wg sync.WaitGroup
 	wg.Go(func() { checks.Postgres = s.postgresHealth(ctx, waiting) })
 	wg.Go(func() { checks.Kafka = s.kafkaHealth(ctx) })

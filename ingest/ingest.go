@@ -12,13 +12,16 @@
 // looks again, so no wake-up is lost. A look-up that misses an id proves nothing while
 // the command that makes it may be queued: it waits for the pipe first.
 //
+// Nobody calls more often than Config.Rates says; and with the pool or the producer saturated
+// calls are turned away at once, those that matter least first. The table of both is conducts.
+//
 // The OpenAPI document (openapi.yaml) is the source of routes, models and validation.
 // Its generated half is in package api, who has an account in package accounts, what
 // operators may do in package admin, their page in package webconsole.
 //
-// A Server starts no goroutine until Run, which owns the look-up workers and the
-// subscription to events and returns when its context ends. The Handler may be served as
-// long as Run is running.
+// A Server starts no goroutine until Run, which owns the look-up workers, the writer of
+// refusals and the subscription to events and returns when its context ends. The Handler may
+// be served as long as Run is running.
 package ingest
 
 import (
@@ -29,6 +32,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -91,6 +95,11 @@ type Config struct {
 	Edge *edge.Edge
 	// MinAppVersion is the oldest app that is served; the zero Version serves all.
 	MinAppVersion edge.Version
+	// Rates bounds how often who may call; nil: nothing does.
+	Rates *Rates
+	// MaxQueued is how many commands may wait for their acknowledgement before others are
+	// turned away as overloaded; default 1024.
+	MaxQueued int
 	// Ready says whether the process should get traffic; nil: as soon as Events is ready.
 	Ready func() bool
 	// Redis checks Redis for /health/detailed; nil: it is not used.
@@ -132,6 +141,8 @@ type Server struct {
 	publisher *guardedPublisher
 	commander *commander
 	metrics   *metrics
+	rates     *limiting // nil: nobody is limited
+	shedding  *shedding
 	document  *document
 	exports   chan struct{} // a token for each export under way
 	handler   http.Handler
@@ -155,12 +166,15 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	if err := cfg.Rates.check(); err != nil {
+		return nil, err
+	}
 	document, err := loadDocument()
 	if err != nil {
 		return nil, err
 	}
 	db := &database{pool: cfg.Pool}
-	m := newMetrics(cfg.Registerer, func() float64 { return float64(db.waiting.Load()) })
+	m := newMetrics(cfg.Registerer, func() float64 { n, _ := db.line.length(); return float64(n) })
 	s := &Server{
 		admin: cfg.Admin,
 		log:   cfg.Log, clock: cfg.Clock, started: cfg.Clock(), limits: cfg.Limits,
@@ -171,6 +185,8 @@ func New(cfg Config) (*Server, error) {
 		publisher: newGuardedPublisher(cfg.Publisher, m),
 		metrics:   m, document: document, exports: make(chan struct{}, maxExports),
 	}
+	s.rates = newLimiting(cfg.Rates, m.refusalsLost.Inc)
+	s.shedding = newShedding(db, s.publisher, cfg.MaxQueued, cfg.Registerer)
 	s.Desk = admin.NewDesk(cfg.Admin, admin.Replayer{Topics: cfg.Topics, Partitions: cfg.Partitions, Publish: s.publisher.publish})
 	s.commander = &commander{
 		publisher: s.publisher, outcomes: s.outcomes, ledger: newLedger(),
@@ -187,13 +203,16 @@ func New(cfg Config) (*Server, error) {
 // Handler returns the whole HTTP side.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// Run answers look-ups and wakes waiting calls until ctx ends.
+// Run answers look-ups, wakes waiting calls and writes down who was limited until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.events.Subscribe(s.outcomes.onEvent)()
 	if s.cache != nil {
 		defer s.events.Subscribe(s.forget)()
 	}
+	var writer sync.WaitGroup
+	writer.Go(func() { s.rates.run(ctx, s) })
 	s.outcomes.run(ctx)
+	writer.Wait()
 	return nil
 }
 

@@ -21,6 +21,8 @@ type metrics struct {
 	replays  prometheus.Counter
 
 	unchanged *prometheus.CounterVec // read
+
+	refusalsLost prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, waiting func() float64) *metrics {
@@ -59,7 +61,10 @@ func newMetrics(reg prometheus.Registerer, waiting func() float64) *metrics {
 	m.unchanged = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "bondmate_cache_unchanged_total", Help: "Cached reads whose client had the answer already: 304.",
 	}, []string{"read"})
-	reg.MustRegister(m.replays, m.requests, m.seconds, m.inFlight, m.panics, m.accepted, m.waits, m.applied, m.breaker, m.unchanged,
+	m.refusalsLost = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "bondmate_ingest_refusals_unwritten_total", Help: "Users who reached a limit of whom the activity log has no line: too many at once, or no database.",
+	})
+	reg.MustRegister(m.replays, m.refusalsLost, m.requests, m.seconds, m.inFlight, m.panics, m.accepted, m.waits, m.applied, m.breaker, m.unchanged,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "bondmate_ingest_database_waiting", Help: "Calls that wait for a pooled connection.",
 		}, waiting))

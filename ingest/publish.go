@@ -24,6 +24,7 @@ const (
 // away a command is refused at once and not held until its deadline.
 type guardedPublisher struct {
 	publisher Publisher
+	line      line // calls whose record is not acknowledged yet
 	breaker   *gobreaker.CircuitBreaker[struct{}]
 }
 
@@ -49,6 +50,7 @@ func newGuardedPublisher(p Publisher, m *metrics) *guardedPublisher {
 // been written: the caller is told to repeat with the same key.
 func (p *guardedPublisher) publish(ctx context.Context, rec contract.Record) error {
 	_, err := p.breaker.Execute(func() (struct{}, error) {
+		defer p.line.join()()
 		return struct{}{}, p.publisher.Produce(ctx, rec)
 	})
 	switch {
@@ -66,7 +68,7 @@ func (p *guardedPublisher) state() string { return p.breaker.State().String() }
 // retryAfter is told with what is likely to be over soon.
 const retryAfter = time.Second
 
-func unavailable(cause error, code, detail string) error {
+func unavailable(cause error, code, detail string) *fault.Error {
 	f := fault.Wrap(cause, fault.Unavailable, code, detail)
 	f.RetryAfter = retryAfter
 	return f

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -49,6 +50,8 @@ type Config struct {
 	Origins edge.Origins
 	// SameOrigin also admits pages from the host that is dialled: the demo's, in development.
 	SameOrigin bool
+	// Admit counts a handshake, or refuses it as the fault rate_limited; nil: nothing limits them.
+	Admit func(*http.Request) error
 
 	MaxSockets     int // on this instance; default 50,000
 	MaxPending     int // sockets that are not ready yet; default 1,024

@@ -77,6 +77,8 @@ func (g *Gateway) check(r *http.Request) error {
 		return fault.New(fault.Invalid, "invalid_request", "The subprotocol is "+Subprotocol+".")
 	case !g.admits():
 		return overloaded()
+	case g.cfg.Admit != nil:
+		return g.cfg.Admit(r)
 	}
 	return nil
 }

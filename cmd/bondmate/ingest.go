@@ -124,12 +124,16 @@ func (p *process) addIngest(on servers, keys *identity.Keys, with beside) (http.
 	if err != nil {
 		return nil, err
 	}
+	rates, err := p.rates()
+	if err != nil {
+		return nil, err
+	}
 	cfg := ingest.Config{
 		Pool: on.pool, Publisher: producer, Offsets: on.bus, Events: with.events,
 		Topics: p.topics, Partitions: p.cfg.KafkaPartitions,
 		Accounts: people, Admin: administration, Verifier: verifier, Keys: keys,
 		Log: log, Registerer: p.registry, Clock: p.clock,
-		Limits: limits(p.cfg), Deadline: p.cfg.IngestDeadline, Edge: front, MinAppVersion: least,
+		Limits: limits(p.cfg), Rates: rates, Deadline: p.cfg.IngestDeadline, Edge: front, MinAppVersion: least,
 		Realtime: with.realtime, Console: page,
 	}
 	if shared != nil {

@@ -15,11 +15,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/bondmate/backend/pkg/bus"
 	"github.com/bondmate/backend/pkg/config"
 	"github.com/bondmate/backend/pkg/contract"
 	"github.com/bondmate/backend/pkg/postgres"
+	"github.com/bondmate/backend/pkg/quota"
 	"github.com/bondmate/backend/pkg/service"
 	"github.com/bondmate/backend/pkg/telemetry"
 )
@@ -56,6 +58,9 @@ type process struct {
 	dbRole   string // that its connections assume; empty where the database user cannot. Set by openPool
 
 	ownURL string // where this process serves; set by addHTTP
+
+	redis *redis.Client  // set by openRedis
+	quota *quota.Limiter // set by limiter
 
 	closers []func()
 }

@@ -101,6 +101,10 @@ func (p *process) addRealtime(on servers, keys *identity.Keys, from hearing) (ht
 	if err != nil {
 		return nil, err
 	}
+	handshakes, err := p.handshakes()
+	if err != nil {
+		return nil, err
+	}
 	gateway, err := realtime.New(realtime.Config{
 		Pool:       on.pool,
 		Verifier:   verifier,
@@ -111,6 +115,7 @@ func (p *process) addRealtime(on servers, keys *identity.Keys, from hearing) (ht
 		Clock:      p.clock,
 		Origins:    allowed,
 		SameOrigin: p.cfg.Env != config.Production,
+		Admit:      handshakes,
 	})
 	if err != nil {
 		return nil, err

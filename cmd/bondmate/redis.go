@@ -20,12 +20,12 @@ const (
 	redisConns         = 20
 )
 
-// openRedis returns a client of the configured Redis, or nil without one. It connects when
-// it is first used: a Redis that is away keeps nothing from starting.
+// openRedis returns the process's client of the configured Redis, or nil without one. It
+// connects when it is first used: a Redis that is away keeps nothing from starting.
 func (p *process) openRedis() (*redis.Client, error) {
 	to, ok := p.cfg.Redis()
-	if !ok {
-		return nil, nil
+	if !ok || p.redis != nil {
+		return p.redis, nil
 	}
 	options, err := redis.ParseURL(to.URL)
 	if err != nil {
@@ -35,6 +35,7 @@ func (p *process) openRedis() (*redis.Client, error) {
 	options.DialTimeout, options.ReadTimeout, options.WriteTimeout = redisDialWithin, redisCommandWithin, redisCommandWithin
 	options.PoolTimeout = redisCommandWithin
 	options.ContextTimeoutEnabled = true
+	options.DialerRetries = 1 // a command that fails is tried again as a whole
 	options.MaxRetries, options.MinRetryBackoff, options.MaxRetryBackoff = redisRetries, redisMinBackoff, redisMaxBackoff
 	options.PoolSize = redisConns
 	if file := to.PasswordFile; file != "" {
@@ -47,7 +48,7 @@ func (p *process) openRedis() (*redis.Client, error) {
 			return user, string(bytes.TrimRight(content, "\r\n")), nil
 		}
 	}
-	client := redis.NewClient(options)
-	p.onClose(func() { _ = client.Close() })
-	return client, nil
+	p.redis = redis.NewClient(options)
+	p.onClose(func() { _ = p.redis.Close() })
+	return p.redis, nil
 }

@@ -18,7 +18,7 @@
 //     wrong; what becomes of it is known in the transaction of what it was for.
 //
 // Every list that a stranger or a client can make longer has a bound in Config. Deadlines
-// come from ctx, but for the look-ups of IsSessionActive: callers share them, so at most
+// come from ctx, but for the look-ups of Standing: callers share them, so at most
 // two goroutines, which end by themselves, run them on a deadline of their own. Mails are
 // sent by Run, which owns its goroutines.
 package accounts
@@ -68,7 +68,7 @@ type Config struct {
 	MaxSessions    int // an account; the least recently used one ends; default 50
 	MaxDevices     int // an account; the least recently registered one goes; default 10
 	MaxTickets     int // unused ones of a session; default 8
-	// SessionCacheTTL is how long an answer of IsSessionActive is reused: a session that
+	// SessionCacheTTL is how long an answer of Standing is reused: a session that
 	// another instance ended is served for at most so long, if Forget is not called. Default 1 s.
 	SessionCacheTTL time.Duration
 
@@ -90,7 +90,7 @@ type Revocations interface {
 	Ended(user uuid.UUID, reason string, sessions []uuid.UUID)
 }
 
-// sessionCacheSize bounds the answers of IsSessionActive that are kept: about 4 MB.
+// sessionCacheSize bounds the answers of Standing that are kept: about 4 MB.
 const sessionCacheSize = 50_000
 
 // Service is the accounts. It is safe for concurrent use.

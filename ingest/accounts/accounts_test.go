@@ -160,11 +160,11 @@ func (w *world) exec(t *testing.T, statement string, args ...any) {
 
 func (w *world) active(t *testing.T, session uuid.UUID) bool {
 	t.Helper()
-	ok, err := w.IsSessionActive(t.Context(), session)
+	standing, err := w.Standing(t.Context(), session)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ok
+	return standing.Active
 }
 
 func wantCode(t *testing.T, what string, err error, kind fault.Kind, code string) {

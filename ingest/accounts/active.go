@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/bondmate/backend/pkg/identity"
 )
 
 const (
@@ -23,11 +25,13 @@ const (
 	activeWithin = 3 * time.Second
 )
 
-// Standing is a session with the state of its user, as of one moment. The zero Standing is a
+// Standing is a session with what its user is, as of one moment. The zero Standing is a
 // session that is not active.
 type Standing struct {
-	Active bool
-	UserID uuid.UUID
+	Active  bool
+	UserID  uuid.UUID
+	Role    identity.Role
+	Premium bool
 	// Epoch, Seq and Row say how far the user's state is; whatever changes what users see of
 	// themselves changes one of them in the same transaction. Events move Seq, the head of the
 	// inbox, in the history that Epoch names; Row is the version of the user's own row, which
@@ -37,13 +41,13 @@ type Standing struct {
 	Row   uint32
 }
 
-// verdict is an answer of IsSessionActive and when the question was put.
+// verdict is an answer of Standing and when the question was put.
 type verdict struct {
 	Standing
 	asOf time.Time
 }
 
-// activity looks sessions up for IsSessionActive. Calls about one session that come
+// activity looks sessions up for Standing. Calls about one session that come
 // together share a question, and questions that come together share a query. Its
 // goroutines are started by a question and end with the last one; none outlives its
 // last question by more than activeWithin.
@@ -133,7 +137,7 @@ func (a *activity) take() map[uuid.UUID]*question {
 // is made anyway. xmin is the transaction that wrote the row: it is another one after every
 // UPDATE, and a lock leaves it alone.
 const activeSessionsSQL = `
-SELECT s.id, s.user_id, e.epoch, COALESCE(h.last_seq, 0), u.xmin
+SELECT s.id, s.user_id, u.role, u.tier = 2, e.epoch, COALESCE(h.last_seq, 0), u.xmin
 FROM sessions s
 JOIN users u ON u.id = s.user_id
 LEFT JOIN user_streams h ON h.user_id = s.user_id
@@ -155,7 +159,8 @@ func (a *activity) load(ctx context.Context, batch map[uuid.UUID]*question, now 
 	active := make(map[uuid.UUID]Standing, len(ids))
 	var id uuid.UUID
 	found := Standing{Active: true}
-	if _, err := pgx.ForEachRow(rows, []any{&id, &found.UserID, &found.Epoch, &found.Seq, &found.Row}, func() error {
+	into := []any{&id, &found.UserID, &found.Role, &found.Premium, &found.Epoch, &found.Seq, &found.Row}
+	if _, err := pgx.ForEachRow(rows, into, func() error {
 		active[id] = found
 		return nil
 	}); err != nil {
@@ -164,21 +169,20 @@ func (a *activity) load(ctx context.Context, batch map[uuid.UUID]*question, now 
 	return active, nil
 }
 
-// IsSessionActive reports whether a session has neither ended nor expired and its
-// account may have one. An answer is reused for Config.SessionCacheTTL; a session that
-// this instance ended is inactive at once. It waits until ctx ends at the latest. With
+// Standing tells what a session is worth: it is active when it has neither ended nor expired
+// and its account may have one. An answer is reused for Config.SessionCacheTTL; a session
+// that this instance ended is inactive at once. It waits until ctx ends at the latest. With
 // the database away it fails: who cannot be shown to be admitted is not.
-func (s *Service) IsSessionActive(ctx context.Context, sessionID uuid.UUID) (bool, error) {
+func (s *Service) Standing(ctx context.Context, sessionID uuid.UUID) (Standing, error) {
 	if v, ok := s.active.GetIfPresent(sessionID); ok && s.now().Sub(v.asOf) < s.cfg.SessionCacheTTL {
-		return v.Active, nil
+		return v.Standing, nil
 	}
-	standing, err := s.StandingOf(ctx, sessionID)
-	return standing.Active, err
+	return s.StandingNow(ctx, sessionID)
 }
 
-// StandingOf is IsSessionActive as of after the call: no answer is reused, but calls that
-// come together share one.
-func (s *Service) StandingOf(ctx context.Context, sessionID uuid.UUID) (Standing, error) {
+// StandingNow is Standing as of after the call: no answer is reused, but calls that come
+// together share one.
+func (s *Service) StandingNow(ctx context.Context, sessionID uuid.UUID) (Standing, error) {
 	v, err := s.activity.ask(ctx, sessionID)
 	if err != nil {
 		return Standing{}, fmt.Errorf("look up session %s: %w", sessionID, err)
@@ -187,7 +191,13 @@ func (s *Service) StandingOf(ctx context.Context, sessionID uuid.UUID) (Standing
 	return v.Standing, nil
 }
 
-// Forget drops what IsSessionActive remembers of a session: another instance has ended it. A
+// IsSessionActive is Standing for who only wants to know that.
+func (s *Service) IsSessionActive(ctx context.Context, sessionID uuid.UUID) (bool, error) {
+	standing, err := s.Standing(ctx, sessionID)
+	return standing.Active, err
+}
+
+// Forget drops what Standing remembers of a session: another instance has ended it. A
 // query under way may put an older answer back; that one ages from before the end.
 func (s *Service) Forget(session uuid.UUID) { s.active.Invalidate(session) }
 

@@ -40,8 +40,8 @@ func TestSessionLookUpsShareQueries(t *testing.T) {
 	errs := make(chan []error, 1)
 	go func() {
 		errs <- together(left, calls, func(ctx context.Context, i int) error {
-			var err error
-			active[i], err = w.IsSessionActive(ctx, sessions[i%len(sessions)])
+			standing, err := w.Standing(ctx, sessions[i%len(sessions)])
+			active[i] = standing.Active
 			return err
 		})
 	}()
@@ -81,7 +81,7 @@ func TestSessionLookUpOutlivesItsCaller(t *testing.T) {
 	}
 	brief, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := w.IsSessionActive(brief, ada.SessionID); err == nil {
+	if _, err := w.Standing(brief, ada.SessionID); err == nil {
 		t.Error("answered under the lock")
 	}
 	if err := tx.Rollback(t.Context()); err != nil {

@@ -14,7 +14,7 @@ func TestStandingIsOfNow(t *testing.T) {
 	ada := w.register(t, "ada@example.com")
 	standing := func() accounts.Standing {
 		t.Helper()
-		s, err := w.StandingOf(t.Context(), ada.SessionID)
+		s, err := w.StandingNow(t.Context(), ada.SessionID)
 		if err != nil {
 			t.Fatal(err)
 		}

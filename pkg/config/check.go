@@ -118,9 +118,7 @@ func (c Config) check() []*Fault {
 	check.lasts("RESTORE_WINDOW", c.RestoreWindow, time.Second, year)
 	check.lasts("BREAKUP_TTL", c.BreakupTTL, time.Second, year)
 	check.within("SENDS_PER_TARGET", c.SendsPerTarget, 1, 1000)
-	if c.Env == Production && !bool(c.RateLimits) {
-		check.fault("RATE_LIMITS", "is not allowed to be off in production")
-	}
+	check.rates(c)
 	// The commands topic keeps 7 days: a record that comes again must meet its outcome.
 	const day = 24 * time.Hour
 	check.lasts("RETENTION_COMMANDS", c.RetentionCommands, 8*day, 10*year)

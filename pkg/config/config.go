@@ -96,11 +96,27 @@ type Config struct {
 	SlotsFree    int `env:"SLOTS_FREE" envDefault:"1" about:"slots of a new account, and of one that goes back to the tier free"`
 	SlotsPremium int `env:"SLOTS_PREMIUM" envDefault:"3" about:"slots of the tier premium"`
 
-	RequestTTL        time.Duration `env:"REQUEST_TTL" envDefault:"168h" about:"after which a pending request expires"`
-	RestoreWindow     time.Duration `env:"RESTORE_WINDOW" envDefault:"720h" about:"within which an ended partnership can be restored"`
-	BreakupTTL        time.Duration `env:"BREAKUP_TTL" envDefault:"168h" about:"after which a breakup that nobody answered ends the partnership"`
-	SendsPerTarget    int           `env:"SENDS_PER_TARGET" envDefault:"3" about:"requests that a user can send to one other user within 24 h"`
-	RateLimits        Switch        `env:"RATE_LIMITS" envDefault:"on" about:"off: no limits on how often, also per target and of wrong passwords; for load tests, refused in production"`
+	RequestTTL     time.Duration `env:"REQUEST_TTL" envDefault:"168h" about:"after which a pending request expires"`
+	RestoreWindow  time.Duration `env:"RESTORE_WINDOW" envDefault:"720h" about:"within which an ended partnership can be restored"`
+	BreakupTTL     time.Duration `env:"BREAKUP_TTL" envDefault:"168h" about:"after which a breakup that nobody answered ends the partnership"`
+	SendsPerTarget int           `env:"SENDS_PER_TARGET" envDefault:"3" about:"requests that a user can send to one other user within 24 h"`
+	RateLimits     Switch        `env:"RATE_LIMITS" envDefault:"on" about:"off: no limits on how often, also per target and of wrong passwords; for load tests, refused in production"`
+
+	RateLimitWindow         time.Duration `env:"RATE_LIMIT_WINDOW" envDefault:"15m" about:"the time in which the limits below count, but those of requests; it slides"`
+	RateLimitFree           int           `env:"RATE_LIMIT_FREE" envDefault:"100" about:"calls of a user of the tier free"`
+	RateLimitPremium        int           `env:"RATE_LIMIT_PREMIUM" envDefault:"500" about:"calls of a user of the tier premium"`
+	RateLimitAdmin          int           `env:"RATE_LIMIT_ADMIN" envDefault:"1000" about:"calls of a user of the role support or admin"`
+	RateLimitAnonymous      int           `env:"RATE_LIMIT_ANONYMOUS" envDefault:"100" about:"calls without a user, and with tokens that are not good, from an address (of IPv6: its /64), as all that follow"`
+	RateLimitRegister       int           `env:"RATE_LIMIT_REGISTER" envDefault:"100" about:"registrations"`
+	RateLimitLogin          int           `env:"RATE_LIMIT_LOGIN" envDefault:"300" about:"logins and refreshed tokens: many phones may share an address; wrong passwords wait far earlier"`
+	RateLimitMail           int           `env:"RATE_LIMIT_MAIL" envDefault:"10" about:"calls for a mail"`
+	RateLimitSockets        int           `env:"RATE_LIMIT_SOCKETS" envDefault:"300" about:"handshakes of WebSockets"`
+	RateLimitProbe          int           `env:"RATE_LIMIT_PROBE" envDefault:"1000" about:"calls of /health/detailed"`
+	RateLimitRequestsMinute int           `env:"RATE_LIMIT_REQUESTS_MINUTE" envDefault:"5" about:"requests to become partners that a user sends within a minute"`
+	RateLimitRequestsHour   int           `env:"RATE_LIMIT_REQUESTS_HOUR" envDefault:"20" about:"within an hour"`
+	RateLimitRequestsDay    int           `env:"RATE_LIMIT_REQUESTS_DAY" envDefault:"100" about:"within 24 hours"`
+	RateLimitInstances      int           `env:"RATE_LIMIT_INSTANCES" envDefault:"1" about:"instances of ingest among which these limits are divided while there is no Redis; more than there are is the safe side"`
+
 	RetentionEvents   time.Duration `env:"RETENTION_EVENTS" envDefault:"2160h" about:"how long events and inboxes are kept in the database; beyond it clients are told resync"`
 	RetentionCommands time.Duration `env:"RETENTION_COMMANDS" envDefault:"720h" about:"how long outcomes of commands are kept; longer than the commands topic keeps records"`
 	RetentionPushes   time.Duration `env:"RETENTION_PUSHES" envDefault:"1080h" about:"how long settled push deliveries are kept"`

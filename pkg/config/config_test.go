@@ -25,6 +25,9 @@ func TestLoadDefaults(t *testing.T) {
 		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, RetentionEvents: 2160 * time.Hour, RetentionCommands: 720 * time.Hour, RetentionPushes: 1080 * time.Hour,
 		RetentionReports: 2160 * time.Hour, SlotsFree: 1, SlotsPremium: 3, RetentionInterval: time.Hour, MessageMaxLength: 500,
 		BreakupTTL: 7 * 24 * time.Hour, SendsPerTarget: 3, RateLimits: true, Cache: true, CacheMemoryBytes: 32 << 20,
+		RateLimitWindow: 15 * time.Minute, RateLimitFree: 100, RateLimitPremium: 500, RateLimitAdmin: 1000, RateLimitAnonymous: 100,
+		RateLimitRegister: 100, RateLimitLogin: 300, RateLimitMail: 10, RateLimitSockets: 300, RateLimitProbe: 1000,
+		RateLimitRequestsMinute: 5, RateLimitRequestsHour: 20, RateLimitRequestsDay: 100, RateLimitInstances: 1,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -81,6 +84,18 @@ func TestLoadFaults(t *testing.T) {
 		},
 		"no limits in production": {
 			[]string{"APP_ENV=production", "RATE_LIMITS=off"}, []string{"RATE_LIMITS: is not allowed to be off in production"},
+		},
+		"limits that admit nobody": {
+			[]string{"RATE_LIMIT_FREE=0", "RATE_LIMIT_WINDOW=15", "RATE_LIMIT_REQUESTS_MINUTE=-5", "RATE_LIMIT_INSTANCES=0"},
+			[]string{
+				"RATE_LIMIT_FREE: 0 is not between 1 and 1000000",
+				"RATE_LIMIT_INSTANCES: 0 is not between 1 and 1000",
+				"RATE_LIMIT_REQUESTS_MINUTE: -5 is not between 1 and 1000000",
+				`RATE_LIMIT_WINDOW: "15" is not a duration such as 2.5s or 168h`,
+			},
+		},
+		"premium users below free ones": {
+			[]string{"RATE_LIMIT_FREE=600"}, []string{"RATE_LIMIT_PREMIUM: 500 is not between 600 and 1000000"},
 		},
 		"an origin with a path": {
 			[]string{"CORS_ORIGIN=https://app.example.com/login"},

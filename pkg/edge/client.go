@@ -146,3 +146,18 @@ func (c Client) String() string {
 	}
 	return c.Addr.String()
 }
+
+// Network is what counts as one client: an IPv4 address, and of IPv6 the /64 that one
+// customer has at least. Those that aren't known are one.
+func (c Client) Network() netip.Addr { return Network(c.Addr) }
+
+// Network is Client.Network for an address.
+func Network(addr netip.Addr) netip.Addr {
+	addr = plain(addr)
+	if addr.Is6() {
+		if prefix, err := addr.Prefix(64); err == nil {
+			return prefix.Addr()
+		}
+	}
+	return addr
+}

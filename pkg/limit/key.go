@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/google/uuid"
+
+	"github.com/bondmate/backend/pkg/edge"
 )
 
 // kind is what a key counts. Rows are locked in the order of their keys, so of their kinds.
@@ -37,18 +39,8 @@ func newKey(k kind, parts ...[]byte) key {
 
 func (k key) kind() kind { return kind(k[0]) }
 
-// network is what counts as one client: an IPv4 address, and of IPv6 the network that one
-// customer has at least. Addresses that are not known are one.
-func network(a netip.Addr) []byte {
-	a = a.Unmap().WithZone("")
-	if a.Is6() {
-		prefix, err := a.Prefix(64)
-		if err == nil {
-			a = prefix.Addr()
-		}
-	}
-	return a.AsSlice()
-}
+// network is what counts as one client.
+func network(a netip.Addr) []byte { return edge.Network(a).AsSlice() }
 
 // Try is an attempt at a password, or at another proof of who one is.
 type Try struct {
