@@ -1,6 +1,7 @@
 package ingest_test
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strconv"
@@ -423,10 +424,16 @@ func TestLoginLimitsNeverOpen(t *testing.T) {
 	if tried.Load() > 5+2 || refused.Load() == 0 { // two more, had it taken seconds
 		t.Errorf("without Redis %d wrong passwords were looked at and %d refused, want 5", tried.Load(), refused.Load())
 	}
-	database := pgx.Identifier{pool.Config().ConnConfig.Database}.Sanitize()
-	_, err := pool.Exec(t.Context(), `ALTER DATABASE `+database+` ALLOW_CONNECTIONS false`)
+	config := pool.Config().ConnConfig.Copy()
+	database := config.Database
+	config.Database = "postgres"
+	other, err := pgx.ConnectConfig(t.Context(), config)
 	must(t, err)
-	_, _ = pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()`) // this one, too
+	defer func() { _ = other.Close(context.WithoutCancel(t.Context())) }()
+	_, err = other.Exec(t.Context(), `ALTER DATABASE `+pgx.Identifier{database}.Sanitize()+` ALLOW_CONNECTIONS false`)
+	must(t, err)
+	_, err = other.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1`, database)
+	must(t, err)
 	for range 5 {
 		wantProblem(t, login("a long pass phrase"), 503, "database_unavailable")
 	}

@@ -260,6 +260,9 @@ func (r reply) shape() string {
 			header.Set(name, "…")
 		}
 	}
+	for _, name := range []string{"Ratelimit-Remaining", "Ratelimit-Reset"} { // of one's own calls so far
+		header.Del(name)
+	}
 	body := string(r.raw)
 	for _, name := range []string{"requestId", "commandId"} {
 		if id := r.text(name); id != "" {

@@ -125,7 +125,7 @@ func (p *person) view(socket *realtimetest.Conn, of *person) string {
 	var all strings.Builder
 	tell := func(r reply) reply {
 		header := maps.Clone(r.header)
-		for _, name := range []string{"Date", "Content-Length"} {
+		for _, name := range []string{"Date", "Content-Length", "Ratelimit-Remaining", "Ratelimit-Reset"} {
 			delete(header, name)
 		}
 		if _, ok := header["X-Request-Id"]; ok {

@@ -38,6 +38,7 @@ type shard struct {
 type entry struct {
 	subject    string
 	logs       []log
+	expires    time.Duration // by then it counts nothing
 	bytes      int
 	in         *list
 	prev, next *entry
@@ -88,6 +89,7 @@ func (m *memory) take(c Charge, now time.Duration, share int) Decision {
 		if admitted {
 			l.add(now, r.Window/steps)
 		}
+		e.expires = max(e.expires, now+r.Window)
 		rules[i] = Rule{r.Name, limit(r), r.Window}
 		half = half || 2*l.used() >= limit(r)
 	}
@@ -101,7 +103,7 @@ func (m *memory) take(c Charge, now time.Duration, share int) Decision {
 	if !admitted {
 		d.First = e.log(d.Rule.Name).tell(now, d.Rule.Window)
 	}
-	s.place(e, half)
+	s.place(e, half, now)
 	for _, r := range c.Rules { // the caller is told of the whole limit
 		if r.Name == d.Rule.Name {
 			d.Rule = r
@@ -137,7 +139,7 @@ func (m *memory) first(subject Subject, r Rule, now time.Duration) bool {
 	defer s.mu.Unlock()
 	e := s.entry(subject.ID)
 	first := e.log(r.Name).tell(now, r.Window)
-	s.place(e, true)
+	s.place(e, true, now)
 	return first
 }
 
@@ -164,8 +166,10 @@ func (s *shard) entry(subject string) *entry {
 	return e
 }
 
-// place puts an entry in front of where it belongs and makes room.
-func (s *shard) place(e *entry, kept bool) {
+// place puts an entry in front of where it belongs and makes room. Each time it also lets go
+// of the last ones if they count nothing any more: so nothing outlives its window for long
+// while there are calls, and no goroutine has to look.
+func (s *shard) place(e *entry, kept bool, now time.Duration) {
 	if e.in != nil {
 		e.in.remove(e)
 	}
@@ -177,6 +181,13 @@ func (s *shard) place(e *entry, kept bool) {
 		s.kept.push(e)
 	} else {
 		s.passing.push(e)
+	}
+	for _, in := range []*list{&s.kept, &s.passing} {
+		for range 2 {
+			if in.last != nil && in.last != e && in.last.expires <= now {
+				s.drop(in.last)
+			}
+		}
 	}
 	for s.kept.bytes > s.most/100*keptShare && s.kept.last != s.kept.front {
 		oldest := s.kept.last
@@ -191,11 +202,14 @@ func (s *shard) place(e *entry, kept bool) {
 		if from.last == e {
 			return // a bound too small for one is no bound
 		}
-		oldest := from.last
-		from.remove(oldest)
-		delete(s.entries, oldest.subject)
+		s.drop(from.last)
 		s.evicted++
 	}
+}
+
+func (s *shard) drop(e *entry) {
+	e.in.remove(e)
+	delete(s.entries, e.subject)
 }
 
 func (e *entry) log(rule string) *log {

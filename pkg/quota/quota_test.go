@@ -358,6 +358,25 @@ func TestFloodOfAddresses(t *testing.T) {
 	runtime.KeepAlive(l)
 }
 
+// What counts nothing any more goes when others call.
+func TestForgetsAfterTheWindow(t *testing.T) {
+	t.Parallel()
+	at := &clock{}
+	l := newLimiter(t, Config{Clock: at.now})
+	rule := Rule{"r", 2, time.Minute}
+	for round := range 3 {
+		for i := range 1000 {
+			for range 1 + i%2 { // half of them are held
+				l.Take(t.Context(), address(fmt.Sprintf("%d of round %d", i, round), rule))
+			}
+		}
+		at.forward(time.Minute)
+	}
+	if entries, _, evicted := l.memory[Address].size(); entries > 1000+2*shards || evicted != 0 {
+		t.Errorf("%d are remembered, %d evicted; want those of the last round", entries, evicted)
+	}
+}
+
 // Those who are held cannot fill it all either: newcomers are counted.
 func TestNewcomersAreCounted(t *testing.T) {
 	t.Parallel()

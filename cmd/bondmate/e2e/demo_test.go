@@ -14,7 +14,7 @@ import (
 func TestDemoPage(t *testing.T) {
 	t.Parallel()
 	modules := browserModules(t)
-	p := launch(t, []string{"all"}, "DATA_DIR="+t.TempDir())
+	p := launch(t, []string{"all"}, "DATA_DIR="+t.TempDir(), "RATE_LIMITS=on")
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "testdata/demo.mjs", p.url+"/demo/")

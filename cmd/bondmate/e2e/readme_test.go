@@ -21,7 +21,7 @@ func TestReadmeWalkThrough(t *testing.T) {
 	if script == nil {
 		t.Fatal("README.md has no walk-through")
 	}
-	p := launch(t, []string{"all"}, "DATA_DIR="+t.TempDir())
+	p := launch(t, []string{"all"}, "DATA_DIR="+t.TempDir(), "RATE_LIMITS=on") // as a newcomer has it
 	text := strings.ReplaceAll(string(script[1]), "http://localhost:3000", p.url)
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", text)
 	cmd.WaitDelay = time.Second
