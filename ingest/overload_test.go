@@ -50,14 +50,14 @@ func TestSaturatedPool(t *testing.T) {
 	var early sync.WaitGroup
 	refused := make(chan answer, 1)
 	shed := make(chan struct{})
+	var once sync.Once
 	for done, next := false, time.NewTicker(20*time.Millisecond); !done; {
 		early.Go(func() {
 			if a := list(); a.code() == "overloaded" {
-				select {
-				case refused <- a:
+				once.Do(func() {
+					refused <- a
 					close(shed)
-				default:
-				}
+				})
 			}
 		})
 		select {
