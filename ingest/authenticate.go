@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/pkg/edge"
@@ -84,10 +83,9 @@ func (s *Server) proven(r *http.Request) (identity.Identity, error) {
 	if s.cookieCounts(r) {
 		return s.provenByCookie(r)
 	}
-	const scheme = "Bearer "
-	header := r.Header.Get("Authorization")
-	if len(header) <= len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
+	token, ok := edge.BearerToken(r)
+	if !ok {
 		return identity.Identity{}, fault.New(fault.Unauthenticated, "unauthenticated", "An access token is needed.")
 	}
-	return s.verifier.Verify(r.Context(), header[len(scheme):])
+	return s.verifier.Verify(r.Context(), token)
 }

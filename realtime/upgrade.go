@@ -94,17 +94,16 @@ func overloaded() error {
 
 // authenticate reads the bearer token, if there is one. Without, the hello must hold a ticket.
 func (g *Gateway) authenticate(r *http.Request) (id identity.Identity, bearer bool, err error) {
-	header := r.Header.Get("Authorization")
-	if header == "" {
+	if len(r.Header.Values("Authorization")) == 0 {
 		return identity.Identity{}, false, nil
 	}
-	scheme, token, _ := strings.Cut(header, " ")
-	if !strings.EqualFold(scheme, "Bearer") {
+	token, ok := edge.BearerToken(r)
+	if !ok {
 		return identity.Identity{}, false, fault.New(fault.Unauthenticated, "unauthenticated", "Send a bearer token.")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.ReadWithin)
 	defer cancel()
-	id, err = g.cfg.Verifier.Verify(ctx, strings.TrimSpace(token))
+	id, err = g.cfg.Verifier.Verify(ctx, token)
 	return id, err == nil, err
 }
 

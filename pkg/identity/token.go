@@ -49,10 +49,21 @@ var errClaims = errors.New("not a token for this purpose")
 
 // Validate implements jwt.ClaimsValidator; the parser calls it after its own checks.
 func (c *claims) Validate() error {
-	if c.Type != c.want || c.ID == "" {
+	if c.Type != c.want || c.ID == "" || !c.times() {
 		return errClaims
 	}
 	return nil
+}
+
+// times reports whether nbf and exp are times of this world: a number too large for a time
+// wraps around on reading, and what is never valid looks as if it had always been.
+func (c *claims) times() bool {
+	for _, at := range []*jwt.NumericDate{c.NotBefore, c.ExpiresAt} {
+		if at != nil && (at.Before(time.Unix(0, 0)) || at.Year() > 9999) {
+			return false
+		}
+	}
+	return true
 }
 
 // Claims is what an access token says.
@@ -212,7 +223,7 @@ func (v *Verifier) parse(token string) (verified, error) {
 	parsed, err := v.parser.ParseWithClaims(token, &c, v.key)
 	if err != nil {
 		if errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidIssuer) &&
-			!errors.Is(err, jwt.ErrTokenInvalidAudience) && !errors.Is(err, errClaims) {
+			!errors.Is(err, jwt.ErrTokenInvalidAudience) && !errors.Is(err, jwt.ErrTokenRequiredClaimMissing) && !errors.Is(err, errClaims) {
 			return verified{}, expired(err)
 		}
 		return verified{}, unauthenticated(err)
@@ -236,6 +247,10 @@ func (v *Verifier) parse(token string) (verified, error) {
 // key finds the key that a token names. An unknown kid is final: keys come from files,
 // nothing is fetched, so a flood of unknown ids costs a map look-up each.
 func (v *Verifier) key(t *jwt.Token) (any, error) {
+	// RFC 7515 asks for it: what crit names must be understood, and nothing is here.
+	if _, ok := t.Header["crit"]; ok {
+		return nil, errors.New("token demands an extension")
+	}
 	kid, ok := t.Header["kid"].(string)
 	if !ok {
 		return nil, errors.New("token names no key")

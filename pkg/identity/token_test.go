@@ -161,6 +161,9 @@ func TestVerifyRefuses(t *testing.T) {
 		"exp is text":                      {rs256(jwt.MapClaims{"exp": "tomorrow"}), "unauthenticated"},
 		"not yet valid":                    {rs256(jwt.MapClaims{"nbf": testNow.Add(time.Second).Unix()}), "unauthenticated"},
 		"no nbf":                           {rs256(jwt.MapClaims{"nbf": nil}), "unauthenticated"},
+		"valid in a time that wraps":       {rs256(jwt.MapClaims{"nbf": 1e300}), "unauthenticated"},
+		"expired, no nbf":                  {rs256(jwt.MapClaims{"exp": testNow.Add(-time.Second).Unix(), "nbf": nil}), "unauthenticated"},
+		"crit":                             {critical(t, private, kid, good), "unauthenticated"},
 		"refresh token as access token":    {refresh, "unauthenticated"},
 		"truncated":                        {valid[:len(valid)-1], "unauthenticated"},
 		"no signature":                     {parts[0] + "." + parts[1] + ".", "unauthenticated"},
@@ -220,6 +223,18 @@ func embedded(t *testing.T, key *rsa.PrivateKey, c jwt.MapClaims) string {
 	tok.Header["kid"] = keys.SigningID(testNow)
 	tok.Header["jwk"] = keys.JWKS().Keys[0]
 	tok.Header["jku"] = "https://evil.test/jwks.json"
+	s, err := tok.SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// critical is signed as it should be and demands that an extension be understood.
+func critical(t *testing.T, key *rsa.PrivateKey, kid string, c jwt.MapClaims) string {
+	t.Helper()
+	tok := jwt.NewWithClaims(jwt.SigningMethodRS256, c)
+	tok.Header["kid"], tok.Header["crit"], tok.Header["exp2"] = kid, []string{"exp2"}, 1
 	s, err := tok.SignedString(key)
 	if err != nil {
 		t.Fatal(err)
