@@ -8,6 +8,7 @@ LDFLAGS       := -s -w -X main.version=$(VERSION)
 TEST_FLAGS    ?= -shuffle=on -timeout 15m
 PKGS          ?= ./...
 HISTORIES     ?= 2000000
+FUZZTIME      ?= 30s
 
 .DEFAULT_GOAL := help
 
@@ -37,6 +38,10 @@ test-quick: ## the tests without the race detector and without Apache Kafka
 .PHONY: model
 model: ## 2,000,000 random histories of the rules (HISTORIES=n for another number), with progress
 	GOGC=400 $(GO) test -count=1 -v -timeout 120m -run 'TestManyHistories' ./pkg/partner -histories $(HISTORIES)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target in turn, each for a while (FUZZTIME=30s)
+	.ci/fuzz $(FUZZTIME)
 
 .PHONY: lint
 lint: $(GOLANGCI) ## static analysis, architecture rules, formatting

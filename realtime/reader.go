@@ -1,6 +1,7 @@
 package realtime
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -146,22 +147,40 @@ func (s *socket) drain() {
 // parse decodes a message. What is not a JSON object in a text message closes the socket;
 // a field of the wrong type is answered with an error.
 func (s *socket) parse(kind int, body []byte) (message, bool) {
-	var m message
+	m, code, violation := decode(kind, body)
+	switch {
+	case violation != "":
+		s.close(websocket.ClosePolicyViolation, violation)
+	case code != "":
+		s.replyError(code)
+	default:
+		return m, true
+	}
+	return message{}, false
+}
+
+// decode reads a message, or says with which code it is answered, or for which reason the
+// socket is closed.
+func decode(kind int, body []byte) (m message, code, violation string) {
 	if kind != websocket.TextMessage {
-		s.close(websocket.ClosePolicyViolation, "not a text message")
-		return m, false
+		return message{}, "", "not a text message"
 	}
 	err := json.Unmarshal(body, &m)
 	wrongType, isType := errors.AsType[*json.UnmarshalTypeError](err)
 	switch {
-	case err == nil:
-		return m, true
+	case err == nil && isObject(body):
+		return m, "", ""
 	case isType && wrongType.Field != "":
-		s.replyError(codeInvalid)
+		return message{}, codeInvalid, ""
 	default:
-		s.close(websocket.ClosePolicyViolation, "not a JSON object")
+		return message{}, "", "not a JSON object"
 	}
-	return m, false
+}
+
+// isObject tells JSON's null, which is read as an empty message, from an object.
+func isObject(body []byte) bool {
+	body = bytes.TrimLeft(body, " \t\r\n")
+	return len(body) > 0 && body[0] == '{'
 }
 
 func (s *socket) reply(v any) {

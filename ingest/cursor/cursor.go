@@ -21,7 +21,7 @@ func Encode(at time.Time, id uuid.UUID) string {
 // Decode reads the text of a place; false for one that Encode does not make.
 func Decode(text string) (at time.Time, id uuid.UUID, ok bool) {
 	raw, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || len(raw) != size {
+	if err != nil || len(raw) != size || len(text) != base64.RawURLEncoding.EncodedLen(size) { // the decoder passes over line ends
 		return time.Time{}, uuid.Nil, false
 	}
 	at = time.UnixMicro(int64(binary.BigEndian.Uint64(raw))).UTC()

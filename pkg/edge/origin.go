@@ -76,8 +76,8 @@ func (o origin) admits(scheme, host string) bool {
 
 // Admit reports whether a page of this origin, as browsers write it, may call.
 func (o Origins) Admit(value string) bool {
-	u, err := url.Parse(value)
-	if err != nil || u.Host == "" || strings.ContainsAny(value, " ,") {
+	u, ok := readOrigin(value)
+	if !ok {
 		return false
 	}
 	if o.any || o.loopback && isLoopback(u.Hostname()) {
@@ -85,6 +85,15 @@ func (o Origins) Admit(value string) bool {
 	}
 	scheme, host := strings.ToLower(u.Scheme), strings.ToLower(u.Host)
 	return slices.ContainsFunc(o.listed, func(l origin) bool { return l.admits(scheme, host) })
+}
+
+// readOrigin reads an origin as browsers write it: a scheme and a host, and nothing more.
+func readOrigin(value string) (*url.URL, bool) {
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" || strings.ContainsAny(value, " ,") {
+		return nil, false
+	}
+	return u, strings.EqualFold(value, u.Scheme+"://"+u.Host)
 }
 
 // AdmitRequest is Admit for a request's Origin header. A request without one is not from a
@@ -103,8 +112,8 @@ func (o Origins) AdmitRequest(r *http.Request) bool {
 
 // SameOrigin reports whether an origin is where the request itself was sent to.
 func SameOrigin(r *http.Request, value string) bool {
-	u, err := url.Parse(value)
-	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) && (u.Scheme == "https") == ClientOf(r).HTTPS
+	u, ok := readOrigin(value)
+	return ok && strings.EqualFold(u.Host, r.Host) && (u.Scheme == "https") == ClientOf(r).HTTPS
 }
 
 func isLoopback(host string) bool {

@@ -41,7 +41,7 @@ func ParseRefreshToken(s string) (RefreshToken, bool) {
 		return t, false
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil {
+	if err != nil || len(raw) != familyBytes+secretBytes { // the decoder passes over line ends
 		return t, false
 	}
 	copy(t.family[:], raw)

@@ -171,6 +171,8 @@ func TestVerifyRefuses(t *testing.T) {
 		"four parts":                       {valid + "." + parts[2], "unauthenticated"},
 		"payload of another":               {parts[0] + "." + strings.Split(rs256(jwt.MapClaims{"role": "admin"}), ".")[1] + "." + parts[2], "unauthenticated"},
 		"trailing space":                   {valid + " ", "unauthenticated"},
+		"trailing line end":                {valid + "\n", "unauthenticated"},
+		"line end within":                  {parts[0] + ".\r\n" + parts[1] + "." + parts[2], "unauthenticated"},
 		"huge":                             {valid + strings.Repeat("A", 1<<20), "unauthenticated"},
 		"huge and validly signed":          {rs256(jwt.MapClaims{"x": strings.Repeat("A", 5000)}), "unauthenticated"},
 		"dots":                             {strings.Repeat(".", 4000), "unauthenticated"},
