@@ -33,10 +33,10 @@ type city struct {
 	db     *pgxpool.Pool
 }
 
-func newCity(t *testing.T) *city {
+func newCity(t *testing.T, environ ...string) *city {
 	t.Helper()
 	broker := kafkatest.Embedded(t)
-	w := newTown(t, "KAFKA_BROKERS="+strings.Join(broker.Brokers(), ","))
+	w := newTown(t, append(environ, "KAFKA_BROKERS="+strings.Join(broker.Brokers(), ","))...)
 	db, err := pgxpool.New(t.Context(), address(t, w.dir, "postgres.dsn"))
 	if err != nil {
 		t.Fatal(err)
