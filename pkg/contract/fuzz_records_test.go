@@ -1,6 +1,7 @@
 package contract_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -39,6 +40,8 @@ func seed(f *testing.F, prefix string) {
 	for name, rec := range sample(f) {
 		if strings.HasPrefix(name, prefix) {
 			f.Add(rec.Key, rec.Value, rec.Header("ce_id"), rec.Header("ce_seq"))
+			f.Add(rec.Key, bytes.ReplaceAll(rec.Value, []byte(`":"`), []byte(`":["`)), "x", "-1")
+			f.Add(rec.Key, append([]byte(strings.Repeat("my own words ", 30)), rec.Value...), rec.Header("ce_id"), "")
 		}
 	}
 }
@@ -91,6 +94,8 @@ func FuzzDecodeDeadLetter(f *testing.F) {
 func FuzzCloudEventsHeaders(f *testing.F) {
 	for _, rec := range sample(f) {
 		f.Add(rec.Key, rec.Value, rec.Header("ce_id"), rec.Header("ce_type"), rec.Header("traceparent"), "3/17")
+		f.Add(rec.Key, rec.Value, "5f0c7a52-6d3b-4c56-9a53-3f1f5b4f3a10", rec.Header("ce_type"), "", "3/-1")
+		f.Add(rec.Key, rec.Value, rec.Header("ce_id"), "request.hug", "", "/")
 	}
 	f.Add([]byte("k"), []byte("{}"), "\xff", "\n", "00-x", "99999999999/99999999999999999999")
 	f.Fuzz(func(t *testing.T, key, value []byte, id, kind, trace, replay string) {
