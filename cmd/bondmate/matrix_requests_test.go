@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/bondmate/backend/ingest/admin"
 	"github.com/bondmate/backend/pkg/contract"
 )
 
@@ -16,7 +17,8 @@ var goodRequests = map[string]func(*cast) good{
 			return map[string]any{"email": uuid.NewString() + "@example.org", "password": secret, "displayName": "Somebody"}
 		}}
 	},
-	"login": func(c *cast) good { return good{body: map[string]any{"email": c.owner.email, "password": secret}} },
+	"login":             func(c *cast) good { return good{body: map[string]any{"email": c.owner.email, "password": secret}} },
+	"loginWithFirebase": func(*cast) good { return good{body: map[string]any{"idToken": "eyJhbGciOiJSUzI1NiJ9.e30.x"}} },
 	"refresh": func(c *cast) good {
 		login := c.owner.call("POST", "/api/auth/login", map[string]any{"email": c.owner.email, "password": secret}).want(200)
 		return good{body: map[string]any{"refreshToken": login.text("refreshToken")}}
@@ -152,6 +154,15 @@ var goodRequests = map[string]func(*cast) good{
 	"replayDeadLetter": func(c *cast) good {
 		return good{vars: map[string]string{"id": c.deadLetter()}, body: map[string]any{"force": true}}
 	},
+	"listApiKeys":  nothing,
+	"createApiKey": func(*cast) good { return good{each: func() any { return keyOrder() }} },
+	"rotateApiKey": func(c *cast) good { return named("id", c.otherKey()) },
+	"revokeApiKey": func(c *cast) good { return named("id", c.otherKey()) },
+}
+
+// keyOrder asks for an API key with all scopes.
+func keyOrder() map[string]any {
+	return map[string]any{"name": "matrix-" + uuid.NewString()[:8], "scopes": admin.Scopes()}
 }
 
 func nothing(*cast) good { return good{} }

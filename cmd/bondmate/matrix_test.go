@@ -19,16 +19,18 @@ import (
 
 // callers are the columns of the matrix, in the order in which they call: the owner last,
 // so that all before met what is there, and an owner's success shows that the request was
-// good. The API key is one that nobody has made.
+// good. The API key has all scopes.
 var callers = [...]string{"anonymous", "API key", "other user", "support", "admin", "owner"}
 
 // matrix is who gets which answer, for every operation of the OpenAPI document, to one
 // request that is good in every respect and names what is the owner's. Operators look at
-// other people's through /api/ops alone: elsewhere they are users like all others.
+// other people's through /api/ops alone: elsewhere they are users like all others, and API keys nobody. What people wrote, and keys,
+// no key gets to see.
 var matrix = map[string][len(callers)]int{
 	// operation           anonymous, API key, other user, support, admin, owner
 	"register":          {201, 201, 201, 201, 201, 201},
 	"login":             {200, 200, 200, 200, 200, 200},
+	"loginWithFirebase": {404, 404, 404, 404, 404, 404}, // there is no project here
 	"refresh":           {200, 200, 200, 200, 200, 200},
 	"forgotPassword":    {202, 202, 202, 202, 202, 202},
 	"resetPassword":     {400, 400, 400, 400, 400, 400}, // it takes a token from a mail
@@ -45,76 +47,80 @@ var matrix = map[string][len(callers)]int{
 	"recordSchema":      {200, 200, 200, 200, 200, 200},
 	"docs":              {200, 200, 200, 200, 200, 200},
 	"realtime":          {101, 101, 101, 101, 101, 101}, // then a ticket, within 5 s
-	"logout":            {401, 401, 204, 204, 204, 204},
-	"logoutAll":         {401, 401, 204, 204, 204, 204},
-	"changePassword":    {401, 401, 204, 204, 204, 204},
-	"listSessions":      {401, 401, 200, 200, 200, 200},
-	"endSession":        {401, 401, 404, 404, 404, 204},
-	"deleteAccount":     {401, 401, 200, 200, 200, 200},
-	"exportAccount":     {401, 401, 200, 200, 200, 200},
-	"getProfile":        {401, 401, 200, 200, 200, 200},
-	"updateProfile":     {401, 401, 200, 200, 200, 200},
-	"changePartnerCode": {401, 401, 200, 200, 200, 200},
-	"sync":              {401, 401, 200, 200, 200, 200},
-	"listActivity":      {401, 401, 200, 200, 200, 200},
-	"searchByCode":      {401, 401, 200, 200, 200, 200},
-	"sendRequest":       {401, 401, 200, 200, 200, 200},
-	"listRequests":      {401, 401, 200, 200, 200, 200},
-	"getRequest":        {401, 401, 404, 404, 404, 200},
-	"cancelRequest":     {401, 401, 404, 404, 404, 200},
-	"acceptRequest":     {401, 401, 404, 404, 404, 200},
-	"rejectRequest":     {401, 401, 404, 404, 404, 200},
-	"getCurrent":        {401, 401, 200, 200, 200, 200},
-	"listPartners":      {401, 401, 200, 200, 200, 200},
-	"getStatistics":     {401, 401, 200, 200, 200, 200},
-	"getSlots":          {401, 401, 200, 200, 200, 200},
-	"listHistory":       {401, 401, 200, 200, 200, 200},
-	"listRestorable":    {401, 401, 200, 200, 200, 200},
-	"deleteHistory":     {401, 401, 404, 404, 404, 204},
-	"forfeit":           {401, 401, 404, 404, 404, 200},
-	"remove":            {401, 401, 409, 409, 409, 200}, // not_current: theirs is another, or none
-	"removeByDelete":    {401, 401, 409, 409, 409, 200},
-	"requestBreakup":    {401, 401, 409, 409, 409, 200},
-	"withdrawBreakup":   {401, 401, 404, 404, 404, 200},
-	"acceptBreakup":     {401, 401, 404, 404, 404, 200},
-	"rejectBreakup":     {401, 401, 404, 404, 404, 200},
-	"getBreakupStatus":  {401, 401, 200, 200, 200, 200},
-	"listBlocks":        {401, 401, 200, 200, 200, 200},
-	"blockUser":         {401, 401, 200, 200, 200, 200},
-	"unblockUser":       {401, 401, 404, 404, 404, 200},
-	"report":            {401, 401, 201, 201, 201, 201},
-	"listNicknames":     {401, 401, 200, 200, 200, 200},
-	"setNickname":       {401, 401, 409, 409, 409, 200}, // not_current: no partner of theirs
-	"getNickname":       {401, 401, 404, 404, 404, 200},
-	"clearNickname":     {401, 401, 404, 404, 404, 200},
-	"getCommand":        {401, 401, 404, 404, 404, 200},
-	"listNotifications": {401, 401, 200, 200, 200, 200},
-	"readNotifications": {401, 401, 200, 200, 200, 200},
-	"getPreferences":    {401, 401, 200, 200, 200, 200},
-	"putPreferences":    {401, 401, 200, 200, 200, 200},
-	"registerDevice":    {401, 401, 201, 201, 201, 201},
-	"listDevices":       {401, 401, 200, 200, 200, 200},
-	"deleteDevice":      {401, 401, 404, 404, 404, 204},
-	"createTicket":      {401, 401, 200, 200, 200, 200},
+	"logout":            {401, 403, 204, 204, 204, 204},
+	"logoutAll":         {401, 403, 204, 204, 204, 204},
+	"changePassword":    {401, 403, 204, 204, 204, 204},
+	"listSessions":      {401, 403, 200, 200, 200, 200},
+	"endSession":        {401, 403, 404, 404, 404, 204},
+	"deleteAccount":     {401, 403, 200, 200, 200, 200},
+	"exportAccount":     {401, 403, 200, 200, 200, 200},
+	"getProfile":        {401, 403, 200, 200, 200, 200},
+	"updateProfile":     {401, 403, 200, 200, 200, 200},
+	"changePartnerCode": {401, 403, 200, 200, 200, 200},
+	"sync":              {401, 403, 200, 200, 200, 200},
+	"listActivity":      {401, 403, 200, 200, 200, 200},
+	"searchByCode":      {401, 403, 200, 200, 200, 200},
+	"sendRequest":       {401, 403, 200, 200, 200, 200},
+	"listRequests":      {401, 403, 200, 200, 200, 200},
+	"getRequest":        {401, 403, 404, 404, 404, 200},
+	"cancelRequest":     {401, 403, 404, 404, 404, 200},
+	"acceptRequest":     {401, 403, 404, 404, 404, 200},
+	"rejectRequest":     {401, 403, 404, 404, 404, 200},
+	"getCurrent":        {401, 403, 200, 200, 200, 200},
+	"listPartners":      {401, 403, 200, 200, 200, 200},
+	"getStatistics":     {401, 403, 200, 200, 200, 200},
+	"getSlots":          {401, 403, 200, 200, 200, 200},
+	"listHistory":       {401, 403, 200, 200, 200, 200},
+	"listRestorable":    {401, 403, 200, 200, 200, 200},
+	"deleteHistory":     {401, 403, 404, 404, 404, 204},
+	"forfeit":           {401, 403, 404, 404, 404, 200},
+	"remove":            {401, 403, 409, 409, 409, 200}, // not_current: theirs is another, or none
+	"removeByDelete":    {401, 403, 409, 409, 409, 200},
+	"requestBreakup":    {401, 403, 409, 409, 409, 200},
+	"withdrawBreakup":   {401, 403, 404, 404, 404, 200},
+	"acceptBreakup":     {401, 403, 404, 404, 404, 200},
+	"rejectBreakup":     {401, 403, 404, 404, 404, 200},
+	"getBreakupStatus":  {401, 403, 200, 200, 200, 200},
+	"listBlocks":        {401, 403, 200, 200, 200, 200},
+	"blockUser":         {401, 403, 200, 200, 200, 200},
+	"unblockUser":       {401, 403, 404, 404, 404, 200},
+	"report":            {401, 403, 201, 201, 201, 201},
+	"listNicknames":     {401, 403, 200, 200, 200, 200},
+	"setNickname":       {401, 403, 409, 409, 409, 200}, // not_current: no partner of theirs
+	"getNickname":       {401, 403, 404, 404, 404, 200},
+	"clearNickname":     {401, 403, 404, 404, 404, 200},
+	"getCommand":        {401, 403, 404, 404, 404, 200},
+	"listNotifications": {401, 403, 200, 200, 200, 200},
+	"readNotifications": {401, 403, 200, 200, 200, 200},
+	"getPreferences":    {401, 403, 200, 200, 200, 200},
+	"putPreferences":    {401, 403, 200, 200, 200, 200},
+	"registerDevice":    {401, 403, 201, 201, 201, 201},
+	"listDevices":       {401, 403, 200, 200, 200, 200},
+	"deleteDevice":      {401, 403, 404, 404, 404, 204},
+	"createTicket":      {401, 403, 200, 200, 200, 200},
 
-	"showUser":              {401, 401, 403, 200, 200, 403},
-	"suspendUser":           {401, 401, 403, 403, 200, 403},
-	"unsuspendUser":         {401, 401, 403, 403, 200, 403},
-	"setTier":               {401, 401, 403, 403, 200, 403},
-	"setSlots":              {401, 401, 403, 403, 200, 403},
-	"listReports":           {401, 401, 403, 200, 200, 403},
-	"showReport":            {401, 401, 403, 200, 200, 403},
-	"resolveReport":         {401, 401, 403, 403, 200, 403},
-	"listParked":            {401, 401, 403, 200, 200, 403},
-	"showParked":            {401, 401, 403, 200, 200, 403},
-	"readParkedPayload":     {401, 401, 403, 403, 200, 403},
-	"retryParked":           {401, 401, 403, 403, 200, 403},
-	"dropParked":            {401, 401, 403, 403, 200, 403},
-	"showParkedAction":      {401, 401, 403, 200, 200, 403},
-	"listDeadLetters":       {401, 401, 403, 200, 200, 403},
-	"showDeadLetter":        {401, 401, 403, 200, 200, 403},
-	"readDeadLetterPayload": {401, 401, 403, 403, 200, 403},
-	"replayDeadLetter":      {401, 401, 403, 403, 200, 403},
+	"showUser":              {401, 200, 403, 200, 200, 403},
+	"suspendUser":           {401, 200, 403, 403, 200, 403},
+	"unsuspendUser":         {401, 200, 403, 403, 200, 403},
+	"setTier":               {401, 200, 403, 403, 200, 403},
+	"setSlots":              {401, 200, 403, 403, 200, 403},
+	"listReports":           {401, 200, 403, 200, 200, 403},
+	"showReport":            {401, 200, 403, 200, 200, 403},
+	"resolveReport":         {401, 200, 403, 403, 200, 403},
+	"listParked":            {401, 200, 403, 200, 200, 403},
+	"showParked":            {401, 200, 403, 200, 200, 403},
+	"readParkedPayload":     {401, 403, 403, 403, 200, 403},
+	"retryParked":           {401, 200, 403, 403, 200, 403},
+	"dropParked":            {401, 200, 403, 403, 200, 403},
+	"showParkedAction":      {401, 200, 403, 200, 200, 403},
+	"listDeadLetters":       {401, 200, 403, 200, 200, 403},
+	"showDeadLetter":        {401, 200, 403, 200, 200, 403},
+	"readDeadLetterPayload": {401, 403, 403, 403, 200, 403},
+	"replayDeadLetter":      {401, 200, 403, 403, 200, 403},
+	"listApiKeys":           {401, 403, 403, 403, 200, 403},
+	"createApiKey":          {401, 403, 403, 403, 201, 403},
+	"rotateApiKey":          {401, 403, 403, 403, 200, 403},
+	"revokeApiKey":          {401, 403, 403, 403, 200, 403},
 }
 
 // endsSessions are the operations after which a caller is nobody: they get people of their own.
@@ -194,6 +200,7 @@ type cast struct {
 	mark                        string
 	owner, other, support, boss *person
 	mate                        *person // the owner's partner, of whom they say a name
+	key                         string  // an API key
 }
 
 func newCast(t *testing.T, w *city) *cast {
@@ -203,6 +210,7 @@ func newCast(t *testing.T, w *city) *cast {
 	w.operate(t, "users", "promote", c.support.email, "--role", "support")
 	w.operate(t, "users", "promote", c.boss.email, "--role", "admin")
 	c.boss.ops("PUT", c.owner.id.String()+"/slots", map[string]any{"total": 50}).want(200)
+	c.key = c.boss.call("POST", "/api/ops/api-keys", keyOrder()).want(201).text("key")
 	c.mate = c.partner()
 	c.owner.call("POST", "/api/nicknames", map[string]any{"targetUserId": c.mate.id, "nickname": "Bär " + c.mark}).want(200)
 	return c
@@ -280,6 +288,12 @@ func (c *cast) deadLetter() (id string) {
 	return id
 }
 
+// otherKey is the id of one more API key.
+func (c *cast) otherKey() string {
+	c.t.Helper()
+	return c.boss.call("POST", "/api/ops/api-keys", keyOrder()).want(201).text("apiKey", "id")
+}
+
 // calls makes the request as somebody.
 func (c *cast) calls(caller string, op operationAt, g good) reply {
 	c.t.Helper()
@@ -288,7 +302,7 @@ func (c *cast) calls(caller string, op operationAt, g good) reply {
 	switch caller {
 	case "anonymous":
 	case "API key":
-		header.Set("X-API-Key", "bmk_"+strings.Repeat("0", 32)+"_"+strings.Repeat("a", 72))
+		header.Set("X-API-Key", c.key)
 	default:
 		who := map[string]*person{"owner": c.owner, "other user": c.other, "support": c.support, "admin": c.boss}[caller]
 		header.Set("Authorization", "Bearer "+who.token)
