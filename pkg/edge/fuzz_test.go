@@ -12,7 +12,7 @@ import (
 // The address that is chosen is what the nearest trusted proxy vouches for: whatever the
 // client writes to the left of it, in how many lines, changes nothing; and from a peer that
 // is no proxy of ours no header counts.
-func FuzzClient(f *testing.F) {
+func FuzzForwardedHeaders(f *testing.F) {
 	f.Add("10.0.0.1:5", "203.0.113.7", "198.51.100.9", "https", uint8(1))
 	f.Add("10.0.0.1:5", "1.1.1.1, 2.2.2.2", "[2001:db8::1]:443", "http, https", uint8(2))
 	f.Add("192.0.2.1:5", "127.0.0.1", "::ffff:10.0.0.1", "https", uint8(0))
