@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,14 @@ const (
 	writeTimeout      = 30 * time.Second // above the longest wait that a client may ask for
 	idleTimeout       = 90 * time.Second
 	maxHeaderBytes    = 32 << 10
+	// maxStreams is what one HTTP/2 connection may ask at once. A client that resets what it
+	// asked gets no more of it: four times as much waiting closes the connection.
+	maxStreams = 100
+	// An HTTP/2 connection that says nothing is asked whether it lives, and one that takes
+	// nothing of what is written to it ends.
+	pingAfter   = 30 * time.Second
+	pingWithin  = 10 * time.Second
+	writeByByte = 15 * time.Second
 	// answerWithin is how long requests in hand may take after the server stopped listening.
 	answerWithin = 12 * time.Second
 )
@@ -46,9 +55,15 @@ func Listen(ctx context.Context, addr string, handler http.Handler, log *slog.Lo
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams, SendPingTimeout: pingAfter, PingTimeout: pingWithin, WriteByteTimeout: writeByByte,
+		},
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}}, nil
 }
+
+// UseTLS makes it an HTTPS server, with HTTP/2 where clients speak it. It is called before Run.
+func (s *Server) UseTLS(settings *tls.Config) { s.server.TLSConfig = settings }
 
 // CountConnections keeps the number of open connections in the gauge; those that became
 // WebSockets count no longer. It is called before Run.
@@ -73,7 +88,13 @@ func (s *Server) Close() error { return s.listener.Close() }
 // Run serves until ctx ends, then answers the requests in hand and returns.
 func (s *Server) Run(ctx context.Context) error {
 	failed := make(chan error, 1)
-	go func() { failed <- s.server.Serve(s.listener) }()
+	go func() {
+		if s.server.TLSConfig != nil {
+			failed <- s.server.ServeTLS(s.listener, "", "")
+			return
+		}
+		failed <- s.server.Serve(s.listener)
+	}()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve %s: %w", s.listener.Addr(), err)
