@@ -14,6 +14,7 @@ import (
 
 	"github.com/bondmate/backend/migrations"
 	"github.com/bondmate/backend/pkg/bus"
+	"github.com/bondmate/backend/pkg/config"
 	"github.com/bondmate/backend/pkg/embedded"
 	"github.com/bondmate/backend/pkg/postgres"
 	"github.com/bondmate/backend/pkg/service"
@@ -31,12 +32,9 @@ func allCommand(term terminal) *cobra.Command {
 }
 
 func runAll(ctx context.Context, term terminal) error {
-	cfg, err := term.load()
+	cfg, err := term.loadFor(config.All)
 	if err != nil {
 		return err
-	}
-	if err := cfg.RequireAll(); err != nil {
-		return fmt.Errorf("the environment has faults:\n%w", err)
 	}
 	p, err := newProcess(cfg, term)
 	if err != nil {

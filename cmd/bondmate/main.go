@@ -53,6 +53,15 @@ func (t terminal) load() (config.Config, error) {
 	return cfg, nil
 }
 
+// loadFor is load for a role that is about to run.
+func (t terminal) loadFor(role config.Role) (config.Config, error) {
+	cfg, err := config.LoadFor(t.environ, role)
+	if err != nil {
+		return cfg, fmt.Errorf("the environment has faults:\n%w", err)
+	}
+	return cfg, nil
+}
+
 // loadDatabase is load for a command that works on a database of which it must be told.
 func (t terminal) loadDatabase() (config.Config, error) {
 	cfg, err := t.load()

@@ -232,12 +232,9 @@ func (p *process) announce(url string, lines ...string) {
 // runRole runs a single role: it opens the servers, lets add wire the role, and runs until
 // ctx ends.
 func runRole(ctx context.Context, term terminal, role config.Role, add func(context.Context, *process, servers) (url string, err error)) error {
-	cfg, err := term.load()
+	cfg, err := term.loadFor(role)
 	if err != nil {
 		return err
-	}
-	if err := cfg.RequireRole(role); err != nil {
-		return fmt.Errorf("the environment has faults:\n%w", err)
 	}
 	p, err := newProcess(cfg, term)
 	if err != nil {

@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"net/http"
-	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/bondmate/backend/pkg/bus"
@@ -149,21 +145,4 @@ func runGateway(ctx context.Context, gateway *realtime.Gateway) error {
 
 func (p *process) newVerifier(keys *identity.Keys) (*identity.Verifier, error) {
 	return identity.NewVerifier(identity.VerifierConfig{Keys: keys, Issuer: tokenIssuer, Audience: tokenAudience, Clock: p.clock})
-}
-
-// addHTTP serves the public port and returns where this machine reaches it.
-func (p *process) addHTTP(ctx context.Context, handler http.Handler) (string, error) {
-	server, err := service.Listen(ctx, net.JoinHostPort("", strconv.Itoa(p.cfg.Port)), handler, p.log)
-	if err != nil {
-		return "", fmt.Errorf("HTTP server (PORT): %w", err)
-	}
-	open := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "bondmate_http_open_connections", Help: "Open connections of the public port; sockets are counted apart.",
-	})
-	p.registry.MustRegister(open)
-	server.CountConnections(open)
-	p.onClose(func() { _ = server.Close() }) // closed already once it has run
-	p.group.Add(service.Member{Name: "http server", Phase: service.Intake, Run: server.Run})
-	p.ownURL = loopbackURL(server.Addr())
-	return p.ownURL, nil
 }

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -61,6 +60,11 @@ func (c Config) check() []*Fault {
 		if *c.AdminPort == c.Port && c.Port != 0 {
 			check.fault("ADMIN_PORT", "%d is the same as PORT", c.Port)
 		}
+	}
+	check.tls(c)
+	check.within("MAX_CONNECTIONS", c.MaxConnections, 0, 1_000_000)
+	if c.MaxConnectionsPerClient != nil {
+		check.within("MAX_CONNECTIONS_PER_CLIENT", *c.MaxConnectionsPerClient, 0, 1_000_000)
 	}
 	check.within("KAFKA_PORT", c.KafkaPort, 0, 65535)
 	check.origins(c.CORSOrigins, c.Env)
@@ -186,7 +190,7 @@ func (c *checker) origins(values []string, in Env) {
 		c.fault("CORS_ORIGIN", "%v", err)
 	}
 	if in == Production && slices.Contains(values, "*") {
-		c.fault("CORS_ORIGIN", "* is not allowed in production: list the origins")
+		c.fault("CORS_ORIGIN", refusedWildcard)
 	}
 }
 
@@ -200,7 +204,7 @@ func (c *checker) database(variable, value string) {
 	}
 }
 
-// Role is a part of the program that can run alone.
+// Role is a part of the program that can run alone, or All.
 type Role string
 
 // The roles.
@@ -209,33 +213,32 @@ const (
 	Processor Role = "processor"
 	Notifier  Role = "notifier"
 	Realtime  Role = "realtime"
+	All       Role = "all" // of them in one process
 )
 
-// RequireRole reports what a role that runs alone needs and does not have. All faults are
-// joined, as Load does.
-func (c Config) RequireRole(role Role) error {
-	var faults []error
-	need := func(variable string, present bool, why string) {
-		if !present {
-			faults = append(faults, &Fault{variable, "is needed by " + string(role) + why})
+// Roles lists what can be run.
+func Roles() []Role { return []Role{All, Ingest, Processor, Notifier, Realtime} }
+
+// serves reports whether a role has a public port.
+func (r Role) serves() bool { return r == All || r == Ingest || r == Realtime }
+
+// missing is what a role needs and does not have, and what production refuses of it.
+func (c Config) missing(role Role) []*Fault {
+	check := &checker{}
+	if role != All {
+		if c.DatabaseURL == "" {
+			check.fault("DATABASE_URL", "is needed by %s; only all starts its own database", role)
+		}
+		if len(c.KafkaBrokers) == 0 {
+			check.fault("KAFKA_BROKERS", "is needed by %s; only all runs its own broker", role)
 		}
 	}
-	need("DATABASE_URL", c.DatabaseURL != "", "; only all starts its own database")
-	need("KAFKA_BROKERS", len(c.KafkaBrokers) > 0, "; only all runs its own broker")
-	switch role {
-	case Ingest, Realtime:
-		need("JWT_PRIVATE_KEY_FILE", c.JWTPrivateKeyFile != "" || c.Env != Production, " in production: every instance must know the same key")
-	case Notifier:
-		need("FIREBASE_CREDENTIALS_FILE", c.FirebaseCredentialsFile != "" || c.Env != Production, " in production; elsewhere a stand-in takes the pushes")
-	case Processor:
+	if c.Env == Production {
+		for _, finding := range c.Security(role) {
+			if finding.Level == Fail {
+				check.fault(finding.Variable, "%s", finding.Why)
+			}
+		}
 	}
-	return errors.Join(faults...)
-}
-
-// RequireAll is RequireRole for all roles in one process.
-func (c Config) RequireAll() error {
-	if c.Env == Production && c.JWTPrivateKeyFile == "" {
-		return &Fault{"JWT_PRIVATE_KEY_FILE", "is needed in production"}
-	}
-	return nil
+	return check.faults
 }

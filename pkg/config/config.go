@@ -24,14 +24,25 @@ type Config struct {
 	LogLevel  LogLevel  `env:"LOG_LEVEL" envDefault:"info" about:"debug, info, warn or error"`
 	LogFormat LogFormat `env:"LOG_FORMAT" envDefault:"auto" about:"text, json, or auto: text on a terminal in development, else json"`
 
-	Port          int           `env:"PORT" envDefault:"3000" about:"HTTP and WebSocket; 0 takes any free port"`
-	AdminPort     *int          `env:"ADMIN_PORT" about:"metrics, health and profiles; unset: any free port in all, 9090 in a single role"`
-	AdminHost     string        `env:"ADMIN_HOST" about:"interface of the admin port; unset: 127.0.0.1 in all, every interface in a single role"`
-	DataDir       string        `env:"DATA_DIR" envDefault:".bondmate" about:"state of the embedded servers and generated keys"`
-	CORSOrigins   []string      `env:"CORS_ORIGIN" about:"comma list of the web origins that may call the API and open WebSockets; https://*.example.com stands for its subdomains"`
-	Proxies       []string      `env:"TRUSTED_PROXIES" about:"comma list of the addresses or networks of the proxies before this server, or how many they are; only they tell who a client is"`
-	MinAppVersion string        `env:"MIN_APP_VERSION" about:"apps that send an older X-App-Version get 426; unset: none is too old"`
-	HTTPSRedirect Switch        `env:"HTTPS_REDIRECT" envDefault:"off" about:"on: send plain requests to HTTPS, as trusted proxies tell them apart"`
+	Port             int      `env:"PORT" envDefault:"3000" about:"HTTP and WebSocket; 0 takes any free port"`
+	AdminPort        *int     `env:"ADMIN_PORT" about:"metrics, health and profiles; unset: any free port in all, 9090 in a single role"`
+	AdminHost        string   `env:"ADMIN_HOST" about:"interface of the admin port; unset: 127.0.0.1 in all, every interface in a single role"`
+	DataDir          string   `env:"DATA_DIR" envDefault:".bondmate" about:"state of the embedded servers and generated keys"`
+	CORSOrigins      []string `env:"CORS_ORIGIN" about:"comma list of the web origins that may call the API and open WebSockets; https://*.example.com stands for its subdomains"`
+	Proxies          []string `env:"TRUSTED_PROXIES" about:"comma list of the addresses or networks of the proxies before this server, or how many they are; only they tell who a client is"`
+	MinAppVersion    string   `env:"MIN_APP_VERSION" about:"apps that send an older X-App-Version get 426; unset: none is too old"`
+	HTTPSRedirect    Switch   `env:"HTTPS_REDIRECT" envDefault:"off" about:"on: send plain requests to HTTPS, as trusted proxies tell them apart"`
+	TLSCertFile      string   `env:"TLS_CERT_FILE" about:"certificate of PORT with those that lead to its authority (PEM), read again when it changes; unset: PORT speaks plain HTTP"`
+	TLSKeyFile       string   `env:"TLS_KEY_FILE" about:"the key of TLS_CERT_FILE (PEM, not encrypted)"`
+	TLSACMEDomains   []string `env:"TLS_ACME_DOMAINS" about:"instead of files: comma list of names for which certificates are obtained from an authority, whose terms are thereby accepted, and kept in DATA_DIR"`
+	TLSACMEEmail     string   `env:"TLS_ACME_EMAIL" about:"whom that authority writes to"`
+	TLSACMEDirectory string   `env:"TLS_ACME_DIRECTORY" about:"URL of the authority's ACME directory; unset: Let's Encrypt"`
+	TLSACMECAFile    string   `env:"TLS_ACME_CA_FILE" about:"who signed the authority's own certificate (PEM); unset: the system's"`
+	HTTPPort         *int     `env:"HTTP_PORT" about:"plain HTTP beside TLS of its own: sends all to HTTPS and answers ACME challenges; unset: none"`
+
+	MaxConnections          int  `env:"MAX_CONNECTIONS" envDefault:"16000" about:"most connections of PORT at once, WebSockets included; 0: any number"`
+	MaxConnectionsPerClient *int `env:"MAX_CONNECTIONS_PER_CLIENT" about:"most of one IPv4 address or IPv6 /64, trusted proxies excepted; 0: any number; unset: 1000 in production, else any"`
+
 	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"0s" about:"how long a stopping process goes on serving after it reports unready; 5s behind a load balancer"`
 
 	DatabaseURL      string `env:"DATABASE_URL" secret:"url" about:"PostgreSQL 15 or newer, as libpq reads it: passfile= and the files of TLS are read again for each connection; unset: all starts one in DATA_DIR"`
@@ -130,7 +141,15 @@ type Config struct {
 
 // Load reads and checks an environment, a list of NAME=value as os.Environ returns it.
 // The error joins one *Fault for each variable that is wrong.
-func Load(environ []string) (Config, error) {
+func Load(environ []string) (Config, error) { return load(environ, Config.check) }
+
+// LoadFor is Load for a role that is about to run, or for All: what it needs and does not
+// have, and what production refuses, is in the same list.
+func LoadFor(environ []string, role Role) (Config, error) {
+	return load(environ, func(c Config) []*Fault { return append(c.check(), c.missing(role)...) })
+}
+
+func load(environ []string, check func(Config) []*Fault) (Config, error) {
 	// A variable that is set to nothing counts as unset: compose files write
 	// DATABASE_URL=${DATABASE_URL:-}.
 	values := env.ToMap(environ)
@@ -148,8 +167,10 @@ func Load(environ []string) (Config, error) {
 			bad[fault.Variable] = true
 		}
 	}
-	for _, fault := range cfg.check() {
-		if !bad[fault.Variable] { // an unreadable value has been reported already
+	said := map[Fault]bool{}
+	for _, fault := range check(cfg) {
+		if !bad[fault.Variable] && !said[*fault] { // an unreadable value has been reported already
+			said[*fault] = true
 			faults = append(faults, fault)
 		}
 	}

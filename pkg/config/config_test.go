@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/bondmate/backend/pkg/certificate/certificatetest"
+	"github.com/bondmate/backend/pkg/identity"
 )
 
 func TestLoadDefaults(t *testing.T) {
@@ -18,7 +22,7 @@ func TestLoadDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		Env: Development, LogLevel: "info", LogFormat: "auto", Port: 3000, DataDir: ".bondmate",
+		Env: Development, LogLevel: "info", LogFormat: "auto", Port: 3000, DataDir: ".bondmate", MaxConnections: 16000,
 		DatabaseMaxConns: 50, DatabaseMinConns: 5, PostgresRepository: "https://repo1.maven.org/maven2",
 		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, RedisPort: 6379, KafkaSessionTimeout: 10 * time.Second,
 		SessionTTL: 60 * 24 * time.Hour, SessionMaxAge: 365 * 24 * time.Hour, PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
@@ -36,6 +40,8 @@ func TestLoadDefaults(t *testing.T) {
 
 func TestLoadFaults(t *testing.T) {
 	t.Parallel()
+	cert, key := certificatetest.NewAuthority(t).Issue(t, certificatetest.Pair{})
+	certFile, keyFile := certificatetest.Write(t, t.TempDir(), cert, key)
 	for name, test := range map[string]struct {
 		environ []string
 		want    []string // whole lines
@@ -156,6 +162,48 @@ func TestLoadFaults(t *testing.T) {
 			[]string{"KAFKA_BROKERS=h:9092", "KAFKA_TLS=on", "KAFKA_TLS_CERT_FILE=/dev/null"},
 			[]string{"KAFKA_TLS_KEY_FILE: is needed with KAFKA_TLS_CERT_FILE"},
 		},
+		"a pair of TLS": {[]string{"TLS_CERT_FILE=" + certFile, "TLS_KEY_FILE=" + keyFile, "HTTP_PORT=8080"}, nil},
+		"half a pair of TLS": {
+			[]string{"TLS_CERT_FILE=" + certFile}, []string{"TLS_KEY_FILE: is needed with TLS_CERT_FILE"},
+		},
+		"a key that is none": {
+			[]string{"TLS_CERT_FILE=" + certFile, "TLS_KEY_FILE=/dev/null"},
+			[]string{"TLS_CERT_FILE: makes no pair with TLS_KEY_FILE: certificate and key: tls: failed to find any PEM data in key input"},
+		},
+		"two sources of certificates": {
+			[]string{"TLS_CERT_FILE=" + certFile, "TLS_KEY_FILE=" + keyFile, "TLS_ACME_DOMAINS=api.example.com"},
+			[]string{"TLS_ACME_DOMAINS: is set beside TLS_CERT_FILE: only one can hold"},
+		},
+		"names that no authority can be shown": {
+			[]string{"TLS_ACME_DOMAINS=*.example.com,localhost,10.0.0.1"},
+			[]string{
+				`TLS_ACME_DOMAINS: "*.example.com" is not a name such as api.example.com, in lower case`,
+				`TLS_ACME_DOMAINS: "10.0.0.1" is not a name such as api.example.com, in lower case`,
+				`TLS_ACME_DOMAINS: "localhost" is not a name such as api.example.com, in lower case`,
+			},
+		},
+		"an authority for no names": {
+			[]string{"TLS_ACME_DIRECTORY=https://a.example", "TLS_ACME_EMAIL=a@example.com", "TLS_ACME_CA_FILE=/dev/null"},
+			[]string{"TLS_ACME_CA_FILE: needs TLS_ACME_DOMAINS", "TLS_ACME_DIRECTORY: needs TLS_ACME_DOMAINS", "TLS_ACME_EMAIL: needs TLS_ACME_DOMAINS"},
+		},
+		"an authority that cannot be asked": {
+			[]string{"TLS_ACME_DOMAINS=api.example.com", "TLS_ACME_DIRECTORY=http://a.example", "TLS_ACME_EMAIL=nobody", "TLS_ACME_CA_FILE=/dev/null"},
+			[]string{
+				"TLS_ACME_CA_FILE: /dev/null holds no certificate in PEM",
+				`TLS_ACME_DIRECTORY: "http://a.example" is not an https URL`,
+				`TLS_ACME_EMAIL: "nobody" is not an address`,
+			},
+		},
+		"plain HTTP twice": {
+			[]string{"HTTP_PORT=80"}, []string{"HTTP_PORT: needs TLS_CERT_FILE or TLS_ACME_DOMAINS: PORT speaks plain HTTP already"},
+		},
+		"one port for both": {
+			[]string{"HTTP_PORT=443", "PORT=443", "TLS_ACME_DOMAINS=api.example.com"}, []string{"HTTP_PORT: 443 is the same as PORT"},
+		},
+		"fewer than no connections": {
+			[]string{"MAX_CONNECTIONS=-1", "MAX_CONNECTIONS_PER_CLIENT=-1"},
+			[]string{"MAX_CONNECTIONS: -1 is not between 0 and 1000000", "MAX_CONNECTIONS_PER_CLIENT: -1 is not between 0 and 1000000"},
+		},
 		"all at once": {
 			[]string{"PORT=x", "BATCH_MAX=0", "KAFKA_PARTITIONS=-1"},
 			[]string{
@@ -222,34 +270,55 @@ func TestLoadFaults(t *testing.T) {
 	}
 }
 
-func TestRequireRole(t *testing.T) {
+func TestLoadFor(t *testing.T) {
 	t.Parallel()
 	key := filepath.Join(t.TempDir(), "key.pem")
 	if err := os.WriteFile(key, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	servers := []string{"DATABASE_URL=postgres://u:p@h/d", "KAFKA_BROKERS=h:9092"}
+	servers := []string{"DATABASE_URL=postgres://u:a-long-password@h/d", "KAFKA_BROKERS=h:9092"}
+	with := func(more ...string) []string { return append(slices.Clone(servers), more...) }
+	production := func(more ...string) []string {
+		return with(append([]string{"APP_ENV=production", "TRUSTED_PROXIES=10.0.0.0/8", "JWT_PRIVATE_KEY_FILE=" + key, "FIREBASE_CREDENTIALS_FILE=" + key}, more...)...)
+	}
 	for name, test := range map[string]struct {
 		role    Role
 		environ []string
 		want    []string // variables at fault
 	}{
-		"processor without servers":           {Processor, nil, []string{"DATABASE_URL", "KAFKA_BROKERS"}},
-		"processor":                           {Processor, servers, nil},
-		"ingest in development makes its key": {Ingest, servers, nil},
-		"ingest in production needs a key":    {Ingest, append(servers, "APP_ENV=production"), []string{"JWT_PRIVATE_KEY_FILE"}},
-		"realtime in production with a key":   {Realtime, append(servers, "APP_ENV=production", "JWT_PRIVATE_KEY_FILE="+key), nil},
-		"notifier in development":             {Notifier, servers, nil},
-		"notifier in production":              {Notifier, append(servers, "APP_ENV=production"), []string{"FIREBASE_CREDENTIALS_FILE"}},
+		"processor without servers":             {Processor, nil, []string{"DATABASE_URL", "KAFKA_BROKERS"}},
+		"processor":                             {Processor, servers, nil},
+		"ingest in development makes its key":   {Ingest, servers, nil},
+		"notifier in development":               {Notifier, servers, nil},
+		"all in development":                    {All, nil, nil},
+		"ingest in production, as it should be": {Ingest, production(), nil},
+		"all in production, as it should be":    {All, production(), nil},
+		"a processor has neither port nor key":  {Processor, with("APP_ENV=production"), nil},
+		"a notifier in production":              {Notifier, with("APP_ENV=production"), []string{"FIREBASE_CREDENTIALS_FILE"}},
+		"ingest in production with nothing":     {Ingest, with("APP_ENV=production"), []string{"JWT_PRIVATE_KEY_FILE", "TLS_CERT_FILE"}},
+		"the key that development made":         {Realtime, production("DATA_DIR="+filepath.Dir(key), "JWT_PRIVATE_KEY_FILE="+developmentKey(t, filepath.Dir(key))), []string{"JWT_PRIVATE_KEY_FILE"}},
+		"names from an authority are TLS":       {Ingest, production("TRUSTED_PROXIES=", "TLS_ACME_DOMAINS=api.example.com"), nil},
+		"no proxy is no TLS":                    {Ingest, production("TRUSTED_PROXIES=0"), []string{"TLS_CERT_FILE"}},
+		"pages that came in the clear":          {Ingest, production("CORS_ORIGIN=https://a.example.com,http://b.example.com"), []string{"CORS_ORIGIN"}},
+		"a native shell's page":                 {Ingest, production("CORS_ORIGIN=http://localhost,capacitor://localhost"), nil},
+		"every page":                            {Ingest, production("CORS_ORIGIN=*"), []string{"CORS_ORIGIN"}},
+		"no limits":                             {Ingest, production("RATE_LIMITS=off"), []string{"RATE_LIMITS"}},
+		"tokens that nobody signed":             {All, production("FIREBASE_AUTH_EMULATOR_HOST=localhost:9099"), []string{"FIREBASE_AUTH_EMULATOR_HOST"}},
+		"pushes in the clear":                   {Notifier, production("FCM_ENDPOINT=http://fcm.example"), []string{"FCM_ENDPOINT"}},
+		"pushes to this machine":                {Notifier, production("FCM_ENDPOINT=http://127.0.0.1:9"), nil},
+		"a password that everybody tries":       {Processor, production("DATABASE_URL=postgres://u:postgres@h/d"), []string{"DATABASE_URL"}},
+		"a password that is the user's name":    {Processor, production("DATABASE_URL=postgres://maren:Maren@h/d"), []string{"DATABASE_URL"}},
+		"no password on this machine":           {Processor, production("DATABASE_URL=postgres://u@localhost/d"), nil},
+		"everything at once, and each once only": {
+			All, []string{"APP_ENV=production", "CORS_ORIGIN=*", "RATE_LIMITS=off", "PORT=x", "FIREBASE_AUTH_EMULATOR_HOST=h:1", "DATABASE_URL=postgres://u:password@h/d"},
+			[]string{"CORS_ORIGIN", "DATABASE_URL", "FIREBASE_AUTH_EMULATOR_HOST", "FIREBASE_CREDENTIALS_FILE", "JWT_PRIVATE_KEY_FILE", "PORT", "RATE_LIMITS", "TLS_CERT_FILE"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg, err := Load(test.environ)
-			if err != nil {
-				t.Fatal(err)
-			}
+			_, err := LoadFor(test.environ, test.role)
 			var got []string
-			if err := cfg.RequireRole(test.role); err != nil {
+			if err != nil {
 				for line := range strings.SplitSeq(err.Error(), "\n") {
 					variable, _, _ := strings.Cut(line, ":")
 					got = append(got, variable)
@@ -258,8 +327,20 @@ func TestRequireRole(t *testing.T) {
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("faults (-want +got):\n%s", diff)
 			}
+			if err != nil && strings.Contains(err.Error(), "password@") {
+				t.Errorf("a password is repeated: %v", err)
+			}
 		})
 	}
+}
+
+func developmentKey(t *testing.T, dir string) string {
+	t.Helper()
+	file := identity.DevelopmentKeyFile(dir)
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func TestRedis(t *testing.T) {

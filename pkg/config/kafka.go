@@ -75,7 +75,7 @@ func (c *checker) kafkaSASL(cfg Config) {
 		return
 	}
 	if cfg.KafkaSASLMechanism == saslPlain && cfg.Env == Production && !bool(cfg.KafkaTLS) {
-		c.fault("KAFKA_SASL_MECHANISM", "PLAIN sends the password as it is: production needs KAFKA_TLS=on with it")
+		c.fault("KAFKA_SASL_MECHANISM", refusedPlain)
 	}
 	if cfg.KafkaSASLUsername == "" {
 		c.fault("KAFKA_SASL_USERNAME", "is needed with KAFKA_SASL_MECHANISM")

@@ -5,7 +5,7 @@ import "time"
 // rates checks the limits on how often who may call.
 func (c *checker) rates(cfg Config) {
 	if cfg.Env == Production && !bool(cfg.RateLimits) {
-		c.fault("RATE_LIMITS", "is not allowed to be off in production")
+		c.fault("RATE_LIMITS", refusedRateLimits)
 	}
 	const most = 1_000_000
 	c.lasts("RATE_LIMIT_WINDOW", cfg.RateLimitWindow, time.Second, 24*time.Hour)

@@ -55,6 +55,10 @@ func ParseProxies(values []string) (Proxies, error) {
 // Any reports whether some proxy is trusted.
 func (p Proxies) Any() bool { return p.hops > 0 || len(p.networks) > 0 }
 
+// Vouch reports whether a connection from this address is a trusted proxy's. Where only the
+// number of proxies is known, every connection is.
+func (p Proxies) Vouch(addr netip.Addr) bool { return p.hops > 0 || p.trusts(plain(addr)) }
+
 func (p Proxies) trusts(addr netip.Addr) bool {
 	for _, network := range p.networks {
 		if network.Contains(addr) {

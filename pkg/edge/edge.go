@@ -9,6 +9,7 @@
 //     proxies append.
 //   - Only listed origins read answers, and only they get credentials; a list that admits
 //     every origin gives credentials to none.
+//   - A request has few header lines, or goes no further.
 //   - Nothing of it buffers, wraps or delays a connection that becomes a WebSocket.
 //
 // It starts no goroutine. Everything is safe for concurrent use.
@@ -60,7 +61,27 @@ func New(cfg Config) (*Edge, error) {
 
 // Wrap puts the edge in front of a handler: the client first, since all else depends on it.
 func (e *Edge) Wrap(next http.Handler) http.Handler {
-	return e.cfg.Proxies.resolve(e.redirect(e.secured(e.crossOrigin(next))))
+	return fewHeaders(e.cfg.Proxies.resolve(e.redirect(e.secured(e.crossOrigin(next)))))
+}
+
+// maxHeaders is how many header lines a request may have. Browsers send about 20, proxies add
+// some; their size is bounded by the server.
+const maxHeaders = 100
+
+// fewHeaders answers 431 as the server does for large ones.
+func fewHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		lines := 0
+		for _, values := range r.Header {
+			lines += len(values)
+		}
+		if lines > maxHeaders {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "431 Request Header Fields Too Large", http.StatusRequestHeaderFieldsTooLarge)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 type clientKey struct{}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -301,6 +302,59 @@ func TestHeaders(t *testing.T) {
 	want["Strict-Transport-Security"] = []string{"max-age=31536000; includeSubDomains; preload"}
 	if diff := cmp.Diff(want, answer(edge.Config{HSTS: true}, true)); diff != "" {
 		t.Errorf("over HTTPS: %s", diff)
+	}
+	handler, _ := start(t, edge.Config{HSTS: true}, func(http.ResponseWriter, *http.Request) {})
+	r, w := httptest.NewRequest(http.MethodGet, "https://api.example.com/", nil), httptest.NewRecorder() // with TLS of its own
+	handler.ServeHTTP(w, r)
+	if diff := cmp.Diff(want, w.Header()); diff != "" {
+		t.Errorf("over TLS of its own: %s", diff)
+	}
+}
+
+func TestToHTTPS(t *testing.T) {
+	t.Parallel()
+	handler := edge.ToHTTPS(3443, slog.New(slog.DiscardHandler))
+	for host, want := range map[string]string{
+		"api.example.com":      "https://api.example.com/api/sync?a=b",
+		"api.example.com:8080": "https://api.example.com:3443/api/sync?a=b",
+		"[::1]:8080":           "https://[::1]:3443/api/sync?a=b",
+		"":                     "",
+	} {
+		r, w := httptest.NewRequest(http.MethodPost, "/api/sync?a=b", nil), httptest.NewRecorder()
+		r.Host = host
+		handler.ServeHTTP(w, r)
+		status := http.StatusPermanentRedirect
+		if want == "" {
+			status = http.StatusMisdirectedRequest
+		}
+		if w.Code != status || w.Header().Get("Location") != want {
+			t.Errorf("%q: %d to %q, want %q", host, w.Code, w.Header().Get("Location"), want)
+		}
+	}
+}
+
+func TestFewHeaders(t *testing.T) {
+	t.Parallel()
+	handler, _ := start(t, edge.Config{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	for lines, want := range map[int]int{100: http.StatusTeapot, 101: http.StatusRequestHeaderFieldsTooLarge} {
+		r, w := httptest.NewRequest(http.MethodGet, "/", nil), httptest.NewRecorder()
+		for i := range lines {
+			r.Header.Add("X-"+strconv.Itoa(i/2), "a") // two lines of each
+		}
+		handler.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%d lines: %d", lines, w.Code)
+		}
+	}
+}
+
+func TestVouch(t *testing.T) {
+	t.Parallel()
+	for values, want := range map[string]bool{"10.0.0.0/8": true, "10.0.0.7": true, "192.0.2.1": false, "1": true, "0": false} {
+		proxies, err := edge.ParseProxies([]string{values})
+		if got := must(t, proxies, err).Vouch(netip.MustParseAddr("::ffff:10.0.0.7")); got != want {
+			t.Errorf("%s: %v", values, got)
+		}
 	}
 }
 

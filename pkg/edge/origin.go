@@ -140,6 +140,7 @@ func (e *Edge) crossOrigin(next http.Handler) http.Handler {
 		ExposedHeaders: []string{
 			"Location", "Preference-Applied", "Idempotency-Replayed", "Retry-After", "X-Request-Id", "Allow", "ETag",
 			"RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "RateLimit-Policy",
+			"Deprecation", "Sunset", "Link",
 		},
 		MaxAge: int(preflightFor.Seconds()),
 		// Credentials for every page there is would let any of them act for its visitor.

@@ -1,7 +1,10 @@
 package edge
 
 import (
+	"log/slog"
+	"net"
 	"net/http"
+	"strconv"
 
 	"github.com/unrolled/secure"
 )
@@ -56,11 +59,32 @@ func (e *Edge) redirect(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		e.cfg.Log.InfoContext(r.Context(), "redirected to https", "method", r.Method, "host", clip(r.Host))
-		w.Header().Set("Cache-Control", "no-store")
-		to := "https://" + r.Host + r.URL.RequestURI()
-		http.Redirect(w, r, to, http.StatusPermanentRedirect) // #nosec G710 -- to the host that was asked, and no cache keeps it
+		sendToHTTPS(w, r, e.cfg.Log, r.Host)
 	})
+}
+
+// ToHTTPS is all that a plain port does beside one with TLS: it sends everybody there. Who
+// named no port came to 80, which the TLS port's 443 belongs to; who named one, came past
+// what maps those.
+func ToHTTPS(port int, log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if host == "" { // HTTP/1.0: there is no telling where it meant to go
+			http.Error(w, "421 Misdirected Request", http.StatusMisdirectedRequest)
+			return
+		}
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = net.JoinHostPort(name, strconv.Itoa(port))
+		}
+		sendToHTTPS(w, r, log, host)
+	})
+}
+
+func sendToHTTPS(w http.ResponseWriter, r *http.Request, log *slog.Logger, host string) {
+	log.InfoContext(r.Context(), "redirected to https", "method", r.Method, "host", clip(r.Host))
+	w.Header().Set("Cache-Control", "no-store")
+	to := "https://" + host + r.URL.RequestURI()
+	http.Redirect(w, r, to, http.StatusPermanentRedirect) // #nosec G710 -- to the host that was asked, and no cache keeps it
 }
 
 func probe(path string) bool {
