@@ -51,13 +51,20 @@ type operation struct {
 	route        *routers.Route
 	options      *openapi3filter.Options
 	visit        []openapi3.SchemaValidationOption
+	policy
 }
 
 // loadDocument reads and checks the embedded document.
-func loadDocument() (*document, error) {
-	spec, err := openapi3.NewLoader().LoadFromData(openAPI)
+func loadDocument() (*document, error) { return parseDocument(openAPI) }
+
+func parseDocument(text []byte) (*document, error) {
+	spec, err := openapi3.NewLoader().LoadFromData(text)
 	if err != nil {
 		return nil, fmt.Errorf("read OpenAPI document: %w", err)
+	}
+	defaults, err := readDefaults(spec)
+	if err != nil {
+		return nil, fmt.Errorf("read OpenAPI document: x-defaults: %w", err)
 	}
 	formats := []openapi3.SchemaValidationOption{
 		openapi3.WithStringFormatValidator("uuid", openapi3.NewCallbackValidator(checkUUID)),
@@ -97,8 +104,12 @@ func loadDocument() (*document, error) {
 				route:   &routers.Route{Spec: spec, Path: template, PathItem: item, Method: method, Operation: o},
 				options: options, visit: visit,
 			}
-			for _, p := range append(append(openapi3.Parameters{}, item.Parameters...), o.Parameters...) {
+			parameters := append(append(openapi3.Parameters{}, item.Parameters...), o.Parameters...)
+			for _, p := range parameters {
 				op.parameters = append(op.parameters, p.Value)
+			}
+			if op.policy, err = defaults.policyOf(o, parameters); err != nil {
+				return nil, fmt.Errorf("read OpenAPI document: %s %s: %w", method, template, err)
 			}
 			if o.RequestBody != nil {
 				op.bodyRequired = o.RequestBody.Value.Required

@@ -27,9 +27,10 @@ type exchange struct {
 	route   string // template; "unmatched" until the router has found one
 	arrived time.Time
 	request *http.Request
-	caller  identity.Identity // zero on public routes, and when a server calls
-	cookie  bool              // the caller is known by the console's cookie
-	server  *admin.KeyHolder  // who calls with an API key; nil: nobody does
+	writer  http.ResponseWriter // the outermost: it reaches the connection
+	caller  identity.Identity   // zero on public routes, and when a server calls
+	cookie  bool                // the caller is known by the console's cookie
+	server  *admin.KeyHolder    // who calls with an API key; nil: nobody does
 	// standing is what the caller's session is worth: as of this call on routes whose answers
 	// are cached, elsewhere a little old; zero where nobody is signed in.
 	standing accounts.Standing
@@ -57,6 +58,7 @@ func (s *Server) observed(next http.Handler) http.Handler {
 		x.request = r
 		w.Header().Set("X-Request-Id", x.id)
 		rec := &statusRecorder{ResponseWriter: w}
+		x.writer = rec
 		s.metrics.inFlight.Inc()
 		defer func() {
 			if p := recover(); p != nil {
@@ -181,7 +183,8 @@ func (s *Server) matched(next http.Handler) http.Handler {
 			return
 		}
 		x.route = op.template
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), handlerTimeout)
+		op.apply(x.writer)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), op.timeout)
 		defer cancel()
 		r = r.WithContext(ctx)
 		// Before anything is spent on it.
@@ -216,6 +219,11 @@ func (s *Server) matched(next http.Handler) http.Handler {
 		if err == nil {
 			r, err = op.validate(w, r)
 		}
+		// The body came at the client's pace, within the server's time for that: the work has
+		// its own.
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(r.Context()), op.timeout)
+		defer cancel()
+		r = r.WithContext(ctx)
 		if err == nil && op.permission.ForOperators() {
 			err = s.admin.TakeDown(r.Context(), op.permission, mux.Vars(r))
 		}

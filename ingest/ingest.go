@@ -114,9 +114,6 @@ type Config struct {
 	Demo http.Handler
 }
 
-// handlerTimeout is above the longest wait, its pipe-wait and a look.
-const handlerTimeout = 20 * time.Second
-
 // Server is the ingest role. It implements api.StrictServerInterface.
 type Server struct {
 	*admin.Desk // the operations under /api/ops

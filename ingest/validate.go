@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -19,7 +20,6 @@ import (
 )
 
 const (
-	maxBody = 64 << 10
 	// maxFieldErrors bounds the list in a problem; a body of errors is not answered by another.
 	maxFieldErrors = 20
 	// maxDepth bounds the nesting of a body: nothing in the document is deeper than two.
@@ -29,6 +29,9 @@ const (
 // validate holds the request against the operation's part of the document. The returned
 // request carries the decoded body, so the generated code binds it without parsing again.
 func (op *operation) validate(w http.ResponseWriter, r *http.Request) (*http.Request, error) {
+	if err := refuseEncoded(w, r); err != nil {
+		return r, err
+	}
 	var found fields
 	if len(op.parameters) > 0 {
 		if many := r.Header["Prefer"]; len(many) > 1 {
@@ -63,7 +66,7 @@ func (op *operation) validate(w http.ResponseWriter, r *http.Request) (*http.Req
 		} else {
 			r.Body = http.NoBody
 		}
-	} else if err := refuseLarge(w, r); err != nil {
+	} else if err := op.refuseLarge(w, r); err != nil {
 		return r, err
 	}
 	if len(found) > 0 {
@@ -88,13 +91,13 @@ func (b *parsedBody) ValidatedValue() any { return b.value }
 
 // readBody reads the body once, within the limit. It returns nil when none came.
 func (op *operation) readBody(w http.ResponseWriter, r *http.Request) (*parsedBody, error) {
-	if r.ContentLength > maxBody {
-		return nil, tooLarge()
+	if r.ContentLength > op.maxBody {
+		return nil, op.tooLarge()
 	}
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, op.maxBody))
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, tooLarge()
+			return nil, op.tooLarge()
 		}
 		return nil, fault.Wrap(err, fault.Invalid, "invalid_request", "The body could not be read.")
 	}
@@ -124,16 +127,16 @@ func (op *operation) readBody(w http.ResponseWriter, r *http.Request) (*parsedBo
 
 // refuseLarge holds a body that nothing reads to the limit, too; one that does not say how
 // long it is has to be read for that.
-func refuseLarge(w http.ResponseWriter, r *http.Request) error {
-	if r.ContentLength > maxBody {
-		return tooLarge()
+func (op *operation) refuseLarge(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength > op.maxBody {
+		return op.tooLarge()
 	}
 	if r.ContentLength >= 0 {
 		return nil
 	}
-	_, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody))
+	_, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, op.maxBody))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return tooLarge()
+		return op.tooLarge()
 	}
 	if err != nil {
 		return fault.Wrap(err, fault.Invalid, "invalid_request", "The body could not be read.")
@@ -141,8 +144,8 @@ func refuseLarge(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func tooLarge() error {
-	return fault.New(fault.Invalid, "payload_too_large", "A body may have 64 KiB.")
+func (op *operation) tooLarge() error {
+	return fault.New(fault.Invalid, "payload_too_large", fmt.Sprintf("A body may have %d KiB.", op.maxBody>>10))
 }
 
 // depth counts brackets, those in strings too: enough for a bound.
