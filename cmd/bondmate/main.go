@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string, term terminal) error {
 		allCommand(term), ingestCommand(term), processorCommand(term), notifierCommand(term), realtimeCommand(term),
 		migrateCommand(term), topicsCommand(term), timersCommand(term), parkedCommand(term), deadLettersCommand(term),
 		replayCommand(term), exportCommand(term), usersCommand(term), reportsCommand(term), keysCommand(term), apiKeysCommand(term),
-		configCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
+		configCommand(term), doctorCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
 	)
 	root.SetArgs(args)
 	root.SetOut(term.stdout)
