@@ -3,6 +3,7 @@
 GO            ?= go
 CACHE         ?= $(or $(BONDMATE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bondmate)
 GOLANGCI      := $(CACHE)/bin/golangci-lint-v2.15.0
+GOVULNCHECK   := $(CACHE)/bin/govulncheck-v1.9.0
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS       := -s -w -X main.version=$(VERSION)
 TEST_FLAGS    ?= -shuffle=on -timeout 15m
@@ -43,9 +44,22 @@ model: ## 2,000,000 random histories of the rules (HISTORIES=n for another numbe
 fuzz: ## every fuzz target in turn, each for a while (FUZZTIME=30s)
 	.ci/fuzz $(FUZZTIME)
 
+.PHONY: abuse
+abuse: ## 10,000 idle and 2,000 dripping connections, huge and packed requests: what they cost (prints a table)
+	$(GO) test -count=1 -v -timeout 15m -run '^TestAbuse$$' ./cmd/bondmate/e2e -idle 10000 -slow 2000 -abuse 15s
+
 .PHONY: lint
-lint: $(GOLANGCI) ## static analysis, architecture rules, formatting
+lint: $(GOLANGCI) vuln ## static analysis, architecture rules, formatting, known vulnerabilities
 	$(GOLANGCI) run --allow-parallel-runners ./...
+
+.PHONY: vuln
+vuln: $(GOVULNCHECK) ## known vulnerabilities in what is called, where their database can be reached
+	.ci/vuln $(GOVULNCHECK)
+
+$(GOVULNCHECK):
+	@mkdir -p $(dir $@)
+	GOBIN=$(dir $@) $(GO) install golang.org/x/vuln/cmd/govulncheck@v1.9.0
+	mv $(dir $@)govulncheck $@
 
 $(GOLANGCI):
 	@mkdir -p $(dir $@)

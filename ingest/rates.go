@@ -47,7 +47,7 @@ const (
 type limiting struct {
 	rates   Rates
 	byClass map[class][]quota.Rule // of classes that count by address
-	noted   chan limitReached           // for the activity log, written by run
+	noted   chan limitReached      // for the activity log, written by run
 	lost    func()
 	lines   *rate.Limiter // of refused calls in the access log
 }

@@ -228,6 +228,10 @@ func TestACMEThatFails(t *testing.T) {
 			t.Fatal("a certificate came from nowhere")
 		}
 	}
+	// By the guard, not by the library's own, which holds for a minute only.
+	if _, err := source.TLS().GetCertificate(&tls.ClientHelloInfo{ServerName: domain}); err == nil || err.Error() != "certificate: not issued yet" {
+		t.Errorf("a client gets %v", err)
+	}
 	if after := from.orders(); before == 0 || after != before {
 		t.Errorf("%d orders before 20 clients came, %d after", before, after)
 	}
