@@ -153,7 +153,7 @@ func (c *checker) firebase(cfg Config) {
 	}
 	c.hostPort("FIREBASE_AUTH_EMULATOR_HOST", cfg.FirebaseEmulator)
 	if cfg.Env == Production {
-		c.fault("FIREBASE_AUTH_EMULATOR_HOST", "is not allowed in production: anybody could log in as anybody")
+		c.fault("FIREBASE_AUTH_EMULATOR_HOST", refusedEmulator)
 	}
 }
 

@@ -37,6 +37,7 @@ type Finding struct {
 const (
 	refusedRateLimits = "is not allowed to be off in production"
 	refusedPlain      = "PLAIN sends the password as it is: production needs KAFKA_TLS=on with it"
+	refusedEmulator   = "is not allowed in production: anybody could log in as anybody"
 	refusedWildcard   = "* is not allowed in production: list the origins"
 )
 
@@ -138,7 +139,7 @@ func (c Config) connections() Finding {
 func (c Config) emulator() Finding {
 	const name, variable = "Firebase logins", "FIREBASE_AUTH_EMULATOR_HOST"
 	if c.FirebaseEmulator != "" {
-		return Finding{name, Fail, variable, "is not allowed in production: tokens that nobody signed would be logins", "unset it"}
+		return Finding{name, Fail, variable, refusedEmulator, "unset it"}
 	}
 	return ok(name, variable, "only signed tokens are logins")
 }
