@@ -75,7 +75,7 @@ func (c Config) check() []*Fault {
 	switch {
 	case err != nil:
 		check.fault("TRUSTED_PROXIES", "%v", err)
-	case bool(c.HTTPSRedirect) && !proxies.Any():
+	case bool(c.HTTPSRedirect) && !proxies.Any() && !c.OwnTLS():
 		check.fault("HTTPS_REDIRECT", "needs TRUSTED_PROXIES: nobody else tells what came over HTTPS")
 	}
 	check.lasts("SHUTDOWN_DELAY", c.ShutdownDelay, 0, 15*time.Second)
