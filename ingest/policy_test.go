@@ -46,11 +46,11 @@ func serveDocument(t *testing.T, text []byte, method, path string, handler http.
 // What goes says so on every answer, refusals included.
 func TestDeprecation(t *testing.T) {
 	t.Parallel()
-	text := with(t, "logout", "security: []", "deprecated: true", "x-deprecated-since: '2027-01-31'", "x-sunset: '2027-06-30'", "x-deprecation-link: /docs#logout-all")
-	handler := serveDocument(t, text, http.MethodPost, "/api/auth/logout", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	text := with(t, "live", "deprecated: true", "x-deprecated-since: '2027-01-31'", "x-sunset: '2027-06-30'", "x-deprecation-link: /docs#logout-all")
+	handler := serveDocument(t, text, http.MethodGet, "/live", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	for body, want := range map[string]int{"": http.StatusNoContent, strings.Repeat(" ", 64<<10+1): http.StatusRequestEntityTooLarge} {
 		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/api/auth/logout", strings.NewReader(body)))
+		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/live", strings.NewReader(body)))
 		if w.Code != want {
 			t.Fatalf("%d: %s", w.Code, w.Body)
 		}
@@ -62,9 +62,9 @@ func TestDeprecation(t *testing.T) {
 			}
 		}
 	}
-	handler = serveDocument(t, with(t, "logout", "security: []"), http.MethodPost, "/api/auth/logout", func(w http.ResponseWriter, _ *http.Request) {})
+	handler = serveDocument(t, openAPI, http.MethodGet, "/live", func(w http.ResponseWriter, _ *http.Request) {})
 	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/api/auth/logout", nil))
+	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/live", nil))
 	if w.Header().Get("Deprecation") != "" || w.Header().Get("Sunset") != "" {
 		t.Errorf("what stays says that it goes: %v", w.Header())
 	}
@@ -194,7 +194,7 @@ func (u unread) Read([]byte) (int, error) {
 // What is packed, or says that it is too long, is refused without a look at it.
 func TestRefusedUnread(t *testing.T) {
 	t.Parallel()
-	handler := serveDocument(t, with(t, "logout", "security: []"), http.MethodPost, "/api/auth/logout", func(http.ResponseWriter, *http.Request) { t.Error("it was served") })
+	handler := serveDocument(t, openAPI, http.MethodGet, "/live", func(http.ResponseWriter, *http.Request) { t.Error("it was served") })
 	login := serveDocument(t, openAPI, http.MethodPost, "/api/auth/login", func(http.ResponseWriter, *http.Request) { t.Error("it was served") })
 	var bomb bytes.Buffer
 	zip := gzip.NewWriter(&bomb)
@@ -210,11 +210,15 @@ func TestRefusedUnread(t *testing.T) {
 		"gzip":               {login, "/api/auth/login", int64(bomb.Len()), http.Header{"Content-Encoding": {"gzip"}}, 415},
 		"br, length unknown": {login, "/api/auth/login", -1, http.Header{"Content-Encoding": {"br"}}, 415},
 		"twice":              {login, "/api/auth/login", 10, http.Header{"Content-Encoding": {"identity", "GZIP"}}, 415},
-		"no body is read":    {handler, "/api/auth/logout", 10, http.Header{"Content-Encoding": {"deflate"}}, 415},
+		"no body is read":    {handler, "/live", 10, http.Header{"Content-Encoding": {"deflate"}}, 415},
 		"10 MB":              {login, "/api/auth/login", 10 << 20, nil, 413},
-		"10 MB of no body":   {handler, "/api/auth/logout", 10 << 20, nil, 413},
+		"10 MB of no body":   {handler, "/live", 10 << 20, nil, 413},
 	} {
-		r, w := httptest.NewRequest(http.MethodPost, tt.path, unread{t}), httptest.NewRecorder()
+		method := http.MethodPost
+		if tt.path == "/live" {
+			method = http.MethodGet
+		}
+		r, w := httptest.NewRequest(method, tt.path, unread{t}), httptest.NewRecorder()
 		r.ContentLength = tt.length
 		r.Header = http.Header{"Content-Type": {"application/json"}}
 		for name, values := range tt.header {
@@ -230,9 +234,9 @@ func TestRefusedUnread(t *testing.T) {
 	}
 	// identity is no encoding, and neither is one of nothing.
 	served := false
-	plain := serveDocument(t, with(t, "logout", "security: []"), http.MethodPost, "/api/auth/logout", func(http.ResponseWriter, *http.Request) { served = true })
+	plain := serveDocument(t, openAPI, http.MethodGet, "/live", func(http.ResponseWriter, *http.Request) { served = true })
 	for _, encoding := range []string{"identity", ""} {
-		r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/api/auth/logout", strings.NewReader(" "))
+		r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/live", strings.NewReader(" "))
 		r.Header.Set("Content-Encoding", encoding)
 		served = false
 		w := httptest.NewRecorder()
