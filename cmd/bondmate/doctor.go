@@ -72,7 +72,7 @@ func (d doctor) judge(context.Context) []config.Finding {
 
 func (d doctor) demo() config.Finding {
 	if d.cfg.Env == config.Production {
-		return good("demo", "APP_ENV", "is hidden")
+		return fine("demo", "APP_ENV", "is hidden")
 	}
 	return config.Finding{Name: "demo", Level: config.Warn, Variable: "APP_ENV", Why: "/demo is served", Mend: "APP_ENV=production hides it"}
 }
@@ -81,7 +81,7 @@ func (d doctor) demo() config.Finding {
 func (d doctor) look(ctx context.Context) []config.Finding {
 	var found []config.Finding
 	if d.faults == nil {
-		found = append(found, good("environment", "APP_ENV", "has no faults"))
+		found = append(found, fine("environment", "APP_ENV", "has no faults"))
 	} else {
 		for line := range strings.SplitSeq(d.faults.Error(), "\n") {
 			variable, problem, _ := strings.Cut(line, ": ")
@@ -117,7 +117,7 @@ func (d doctor) security() config.Finding {
 	return f
 }
 
-func good(name, variable, why string) config.Finding {
+func fine(name, variable, why string) config.Finding {
 	return config.Finding{Name: name, Level: config.OK, Variable: variable, Why: why}
 }
 

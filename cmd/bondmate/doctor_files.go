@@ -56,7 +56,7 @@ func secretFile(variable, file string) config.Finding {
 	case mode&0o070 != 0:
 		return config.Finding{Name: name, Level: config.Warn, Variable: variable, Why: fmt.Sprintf("is open to its group (%04o)", mode), Mend: mend}
 	default:
-		return good(name, variable, fmt.Sprintf("is its owner's alone (%04o)", mode))
+		return fine(name, variable, fmt.Sprintf("is its owner's alone (%04o)", mode))
 	}
 }
 
@@ -66,7 +66,7 @@ func signingKeys(file string) config.Finding {
 	if err != nil {
 		return bad(name, variable, err, "an RSA key in PEM: openssl genrsa 3072")
 	}
-	return good(name, variable, fmt.Sprintf("%d can be used", len(keys.List(time.Now()))))
+	return fine(name, variable, fmt.Sprintf("%d can be used", len(keys.List(time.Now()))))
 }
 
 // certificates looks when those of the public port expire.
@@ -103,7 +103,7 @@ func (d doctor) expiry(variable, of string, until time.Time, err error) config.F
 	case left < renewBy:
 		return config.Finding{Name: name, Level: config.Warn, Variable: variable, Why: "the one" + of + " expires on " + day, Mend: mend}
 	default:
-		return good(name, variable, "the one"+of+" is good until "+day)
+		return fine(name, variable, "the one"+of+" is good until "+day)
 	}
 }
 
@@ -120,5 +120,5 @@ func (d doctor) openFiles() config.Finding {
 			Mend: "raise the limit (LimitNOFILE, ulimits), or lower the variable",
 		}
 	}
-	return good(name, variable, fmt.Sprintf("%d are allowed", files.Cur))
+	return fine(name, variable, fmt.Sprintf("%d are allowed", files.Cur))
 }

@@ -26,7 +26,7 @@ const selectServer = `SELECT current_setting('server_version_num')::int, current
 func (d doctor) postgres(ctx context.Context) []config.Finding {
 	const name, variable = "database", "DATABASE_URL"
 	if d.cfg.DatabaseURL == "" {
-		return []config.Finding{good(name, variable, "none is named: all starts its own")}
+		return []config.Finding{fine(name, variable, "none is named: all starts its own")}
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookWithin)
 	defer cancel()
@@ -42,7 +42,7 @@ func (d doctor) postgres(ctx context.Context) []config.Finding {
 		return []config.Finding{bad(name, variable, err, "-")}
 	}
 	after := d.now()
-	found := []config.Finding{good(name, variable, fmt.Sprintf("answers, version %d", version/10000))}
+	found := []config.Finding{fine(name, variable, fmt.Sprintf("answers, version %d", version/10000))}
 	if version < leastPostgres {
 		found[0] = config.Finding{Name: name, Level: config.Fail, Variable: variable, Why: fmt.Sprintf("version %d is too old", version/10000), Mend: "PostgreSQL 15 or newer"}
 	}
@@ -60,7 +60,7 @@ func (d doctor) schema(ctx context.Context, conn *pgx.Conn) config.Finding {
 	case have > want:
 		return config.Finding{Name: name, Level: config.Warn, Variable: variable, Why: fmt.Sprintf("is at migration %d, newer than this program (%d)", have, want), Mend: "finish the upgrade"}
 	default:
-		return good(name, variable, fmt.Sprintf("is at migration %d", have))
+		return fine(name, variable, fmt.Sprintf("is at migration %d", have))
 	}
 }
 
@@ -73,7 +73,7 @@ func (d doctor) appRole(ctx context.Context) config.Finding {
 	case !ok:
 		return config.Finding{Name: name, Level: config.Warn, Variable: variable, Why: "is not append-only: " + why, Mend: "GRANT " + postgres.AppRole + " to the database's user, then bondmate migrate"}
 	default:
-		return good(name, variable, "is append-only: "+postgres.AppRole+" is assumed")
+		return fine(name, variable, "is append-only: "+postgres.AppRole+" is assumed")
 	}
 }
 
@@ -85,7 +85,7 @@ func (d doctor) pool(most int) config.Finding {
 			Mend: "all pools together under 70% of max_connections",
 		}
 	}
-	return good(name, variable, fmt.Sprintf("%d of the server's %d", d.cfg.DatabaseMaxConns, most))
+	return fine(name, variable, fmt.Sprintf("%d of the server's %d", d.cfg.DatabaseMaxConns, most))
 }
 
 // clockSkew compares the server's time with the span in which it was asked.
@@ -98,14 +98,14 @@ func (d doctor) clockSkew(before, theirs, after time.Time) config.Finding {
 			Mend: "set both by NTP",
 		}
 	}
-	return good(name, variable, "this machine and the database agree")
+	return fine(name, variable, "this machine and the database agree")
 }
 
 // kafka looks at the brokers and the topics.
 func (d doctor) kafka(ctx context.Context) []config.Finding {
 	const name, variable = "Kafka", "KAFKA_BROKERS"
 	if len(d.cfg.KafkaBrokers) == 0 {
-		return []config.Finding{good(name, variable, "none is named: all runs its own")}
+		return []config.Finding{fine(name, variable, "none is named: all runs its own")}
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookWithin)
 	defer cancel()
@@ -114,7 +114,7 @@ func (d doctor) kafka(ctx context.Context) []config.Finding {
 	if err := client.Ping(ctx); err != nil {
 		return []config.Finding{bad(name, variable, kafkaFault(err), "start it, or correct the addresses or the login")}
 	}
-	found := []config.Finding{good(name, variable, "answers")}
+	found := []config.Finding{fine(name, variable, "answers")}
 	differences, err := client.PlanTopics(ctx, topicSpecs(d.cfg))
 	switch {
 	case err != nil:
@@ -125,7 +125,7 @@ func (d doctor) kafka(ctx context.Context) []config.Finding {
 			Why: fmt.Sprintf("%d differences, the first: %s", len(differences), differences[0]), Mend: "bondmate topics plan, then apply",
 		})
 	default:
-		found = append(found, good("topics", variable, "are as they should be"))
+		found = append(found, fine("topics", variable, "are as they should be"))
 	}
 	return found
 }
@@ -139,12 +139,12 @@ func (d doctor) redis(ctx context.Context) config.Finding {
 	case err != nil:
 		return bad(name, variable, err, "correct it")
 	case client == nil:
-		return good(name, variable, "none is named: each instance counts for itself")
+		return fine(name, variable, "none is named: each instance counts for itself")
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookWithin)
 	defer cancel()
 	if err := client.Ping(ctx).Err(); err != nil {
 		return bad(name, variable, err, "start it, or correct the address or the password; nothing stops without it")
 	}
-	return good(name, variable, "answers")
+	return fine(name, variable, "answers")
 }
