@@ -38,7 +38,10 @@ func serveDocument(t *testing.T, text []byte, method, path string, handler http.
 	if err := d.bind(router); err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{document: d, log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), func() float64 { return 0 })}
+	s := &Server{
+		document: d, log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), func() float64 { return 0 }),
+		shedding: &shedding{database: new(line), queue: new(line), mostInLine: 1, mostQueued: 1, shed: newShedCounter()},
+	}
 	router.Use(s.matched)
 	return s.observed(router)
 }

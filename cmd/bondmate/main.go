@@ -13,6 +13,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/bondmate/backend/pkg/config"
@@ -20,6 +21,7 @@ import (
 )
 
 func main() {
+	redis.SetLogger(silence{})
 	ctx, stop := service.Interruptible(context.Background())
 	err := run(ctx, os.Args[1:], terminal{environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr, clock: time.Now})
 	stop()
@@ -28,6 +30,13 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// silence takes a library's own lines, one for each connection that fails: what a failure
+// means is told by who meets it, and by the metrics.
+type silence struct{}
+
+// Printf implements the library's logger.
+func (silence) Printf(context.Context, string, ...any) {}
 
 // terminal is what the program has of the world.
 type terminal struct {

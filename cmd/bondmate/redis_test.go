@@ -22,7 +22,7 @@ func TestRedisIsBesideThePath(t *testing.T) {
 	}
 	w := startAll(t, t.TempDir(), "REDIS_URL="+server.URL(), "REDIS_PASSWORD_FILE="+password)
 	redisHealth := func() (service, redis string) {
-		resp, err := http.Get(w.url + "/health/detailed") //nolint:noctx // the test's own server
+		resp, err := http.Get(w.url + "/health/detailed")
 		if err != nil {
 			t.Fatal(err)
 		}

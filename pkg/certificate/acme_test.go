@@ -195,7 +195,7 @@ func TestACMEOverPlainHTTP(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
-	t.Cleanup(func() { stop(); <-ended })
+	t.Cleanup(func() { stop(); _ = <-ended })
 	from := startAuthority(t, server.Addr().Port, freePort(t))
 	source, log, registry := newACME(t, from, t.TempDir())
 	challenges = source.Challenges(plain)

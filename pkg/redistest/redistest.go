@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func Start(t testing.TB, args ...string) *Server {
 		}
 		t.Skipf("\n*** NOT TESTED: no redis-server on this machine (package redis-server): %v ***", err)
 	}
+	quiet.Do(func() { redis.SetLogger(nothing{}) })
 	s := &Server{dir: t.TempDir(), args: args}
 	port, err := freePort()
 	if err != nil {
@@ -59,6 +61,14 @@ func Start(t testing.TB, args ...string) *Server {
 	t.Cleanup(s.Kill)
 	return s
 }
+
+// quiet takes the library's lines about connections that fail, as they shall here, off the
+// output. The logger is the library's only one.
+var quiet sync.Once //nolint:gochecknoglobals // as the logger
+
+type nothing struct{}
+
+func (nothing) Printf(context.Context, string, ...any) {}
 
 // URL is the server's address as REDIS_URL has it.
 func (s *Server) URL() string { return "redis://" + s.Addr }

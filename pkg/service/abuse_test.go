@@ -137,7 +137,8 @@ func TestAReaderThatStands(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-ended:
+	case err := <-ended:
+		t.Logf("the handler's write ended: %v", err)
 	case <-time.After(writeTimeout + 5*time.Second):
 		t.Error("the handler still writes")
 	}

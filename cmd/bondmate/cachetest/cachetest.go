@@ -117,7 +117,7 @@ func (p *person) listen(ctx context.Context, s *phone.Server) error {
 	if err != nil {
 		return fmt.Errorf("dial: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	for {
 		frame, err := conn.Next(ctx)
 		switch {
