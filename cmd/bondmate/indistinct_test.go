@@ -128,8 +128,11 @@ func (p *person) view(socket *realtimetest.Conn, of *person) string {
 		for _, name := range []string{"Date", "Content-Length", "Ratelimit-Remaining", "Ratelimit-Reset"} {
 			delete(header, name)
 		}
-		if _, ok := header["X-Request-Id"]; ok {
-			header.Set("X-Request-Id", "…")
+		// An ETag is made of the caller's id and state: that there is one is what shows.
+		for _, name := range []string{"X-Request-Id", "Etag"} {
+			if _, ok := header[name]; ok {
+				header.Set(name, "…")
+			}
 		}
 		// A problem's request id is no UUID.
 		body := string(r.raw)

@@ -136,7 +136,7 @@ var goodRequests = map[string]func(*cast) good{
 	"listReports": nothing,
 	"showReport":  func(c *cast) good { return named("id", c.reported()) },
 	"resolveReport": func(c *cast) good {
-		return good{vars: map[string]string{"id": c.reported()}, body: map[string]any{"resolution": "dismissed"}}
+		return good{anew: func() map[string]string { return map[string]string{"id": c.reported()} }, body: map[string]any{"resolution": "dismissed"}}
 	},
 	"listParked":        nothing,
 	"showParked":        func(c *cast) good { return named("id", c.parked()) },
@@ -145,7 +145,7 @@ var goodRequests = map[string]func(*cast) good{
 		return good{vars: map[string]string{"id": c.parked()}, body: map[string]any{"dryRun": true}}
 	},
 	"dropParked": func(c *cast) good {
-		return good{vars: map[string]string{"id": c.parked()}, body: map[string]any{"wholePair": true}}
+		return good{anew: func() map[string]string { return map[string]string{"id": c.parked()} }, body: map[string]any{"wholePair": true}}
 	},
 	"showParkedAction":      func(c *cast) good { return named("id", c.parkedAction()) },
 	"listDeadLetters":       nothing,

@@ -189,8 +189,10 @@ type good struct {
 	query  string
 	body   any
 	header http.Header
-	// each makes a body for each call, where one can be used only once.
+	// each makes a body, and anew what the path names, for each call, where one can be used only
+	// once.
 	each func() any
+	anew func() map[string]string
 }
 
 // cast is one of everybody. What is the owner's has a mark in it that nothing else has.
@@ -307,8 +309,12 @@ func (c *cast) calls(caller string, op operationAt, g good) reply {
 		who := map[string]*person{"owner": c.owner, "other user": c.other, "support": c.support, "admin": c.boss}[caller]
 		header.Set("Authorization", "Bearer "+who.token)
 	}
+	vars := g.vars
+	if g.anew != nil {
+		vars = g.anew()
+	}
 	path := regexp.MustCompile(`\{[^}]+\}`).ReplaceAllStringFunc(op.template, func(name string) string {
-		value, ok := g.vars[strings.Trim(name, "{}")]
+		value, ok := vars[strings.Trim(name, "{}")]
 		if !ok {
 			c.t.Fatalf("%s is not given", name)
 		}
