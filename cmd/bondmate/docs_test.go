@@ -19,7 +19,7 @@ func TestNamedTestsExist(t *testing.T) {
 		if err != nil || entry.IsDir() || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
-		source, err := os.ReadFile(path) //nolint:gosec // the project's own
+		source, err := os.ReadFile(path)
 		for _, found := range function.FindAllStringSubmatch(string(source), -1) {
 			declared[found[1]] = true
 		}
@@ -30,7 +30,7 @@ func TestNamedTestsExist(t *testing.T) {
 	}
 	named := regexp.MustCompile(`\b(?:Test|Fuzz|Benchmark)[A-Z]\w+`)
 	for _, document := range []string{"security.md", "reliability.md", "benchmarks.md", "privacy.md", "operations.md"} {
-		text, err := os.ReadFile(filepath.Join(root, "docs", document)) //nolint:gosec // the project's own
+		text, err := os.ReadFile(filepath.Join(root, "docs", document))
 		if err != nil {
 			t.Fatal(err)
 		}

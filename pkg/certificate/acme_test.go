@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log"
 	"log/slog"
@@ -195,7 +196,12 @@ func TestACMEOverPlainHTTP(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
-	t.Cleanup(func() { stop(); _ = <-ended })
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("serve: %v", err)
+		}
+	})
 	from := startAuthority(t, server.Addr().Port, freePort(t))
 	source, log, registry := newACME(t, from, t.TempDir())
 	challenges = source.Challenges(plain)
