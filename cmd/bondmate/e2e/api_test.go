@@ -230,7 +230,7 @@ func (a *contractOf) reads(t *testing.T) {
 	}
 	for _, call := range []string{
 		"GET /nothing", "GET /api", "GET /api/profile/", "GET //api/profile", "GET /api/realtime/more", "GET /demo/nothing",
-		"GET /api/monitoring/health", "GET /ops", "GET /metrics",
+		"GET /api/monitoring/health", "GET /metrics",
 	} {
 		a.run(t, c, []step{{as: "ana", call: call, status: 404, code: "not_found"}})
 	}
