@@ -119,9 +119,9 @@ type Config struct {
 	RateLimitAdmin          int           `env:"RATE_LIMIT_ADMIN" envDefault:"1000" about:"calls of a user of the role support or admin"`
 	RateLimitAnonymous      int           `env:"RATE_LIMIT_ANONYMOUS" envDefault:"100" about:"calls without a user, and with tokens that are not good, from an address (of IPv6: its /64), as all that follow"`
 	RateLimitRegister       int           `env:"RATE_LIMIT_REGISTER" envDefault:"100" about:"registrations"`
-	RateLimitLogin          int           `env:"RATE_LIMIT_LOGIN" envDefault:"300" about:"logins and refreshed tokens: many phones may share an address; wrong passwords wait far earlier"`
-	RateLimitMail           int           `env:"RATE_LIMIT_MAIL" envDefault:"10" about:"calls for a mail"`
-	RateLimitSockets        int           `env:"RATE_LIMIT_SOCKETS" envDefault:"300" about:"handshakes of WebSockets"`
+	RateLimitLogin          int           `env:"RATE_LIMIT_LOGIN" envDefault:"3000" about:"logins and refreshed tokens: many phones may share an address; wrong passwords wait far earlier"`
+	RateLimitMail           int           `env:"RATE_LIMIT_MAIL" envDefault:"30" about:"calls for a mail"`
+	RateLimitSockets        int           `env:"RATE_LIMIT_SOCKETS" envDefault:"3000" about:"handshakes of WebSockets"`
 	RateLimitProbe          int           `env:"RATE_LIMIT_PROBE" envDefault:"1000" about:"calls of /health/detailed"`
 	RateLimitRequestsMinute int           `env:"RATE_LIMIT_REQUESTS_MINUTE" envDefault:"5" about:"requests to become partners that a user sends within a minute"`
 	RateLimitRequestsHour   int           `env:"RATE_LIMIT_REQUESTS_HOUR" envDefault:"20" about:"within an hour"`

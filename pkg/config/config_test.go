@@ -30,7 +30,7 @@ func TestLoadDefaults(t *testing.T) {
 		RetentionReports: 2160 * time.Hour, SlotsFree: 1, SlotsPremium: 3, RetentionInterval: time.Hour, MessageMaxLength: 500,
 		BreakupTTL: 7 * 24 * time.Hour, SendsPerTarget: 3, RateLimits: true, Cache: true, CacheMemoryBytes: 32 << 20,
 		RateLimitWindow: 15 * time.Minute, RateLimitFree: 100, RateLimitPremium: 500, RateLimitAdmin: 1000, RateLimitAnonymous: 100,
-		RateLimitRegister: 100, RateLimitLogin: 300, RateLimitMail: 10, RateLimitSockets: 300, RateLimitProbe: 1000,
+		RateLimitRegister: 100, RateLimitLogin: 3000, RateLimitMail: 30, RateLimitSockets: 3000, RateLimitProbe: 1000,
 		RateLimitRequestsMinute: 5, RateLimitRequestsHour: 20, RateLimitRequestsDay: 100, RateLimitInstances: 1,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
