@@ -12,8 +12,12 @@ import (
 const (
 	// shedAfter is how long the first of those who wait for a connection may have waited before
 	// calls of the first rank are turned away, and each rank below bears twice as much. In
-	// normal load it is milliseconds; a call that waits gives up after acquireTimeout.
+	// normal load it is milliseconds; a call that waits gives up after acquireTimeout. It says
+	// something only when more than few wait.
 	shedAfter = 150 * time.Millisecond
+	// few may wait as long as they do: one that waits is a slow statement or a slow machine, and
+	// turning others away would help nobody.
+	few = 8
 	// leastWaiting is how many may wait at least, however small the pool is.
 	leastWaiting = 256
 	// waitingPerConn is how many may wait for each connection before the first rank is turned
@@ -93,7 +97,7 @@ func (s *shedding) admit(r rank, command bool) error {
 		return nil
 	}
 	bears := 1 << (lists - r)
-	if n, since := s.database.length(); since > shedAfter*time.Duration(bears) || n >= s.mostInLine*bears {
+	if n, since := s.database.length(); n > few && since > shedAfter*time.Duration(bears) || n >= s.mostInLine*bears {
 		return s.refuse(r, "database")
 	}
 	if !command {
