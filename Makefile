@@ -6,7 +6,7 @@ GOLANGCI      := $(CACHE)/bin/golangci-lint-v2.15.0
 GOVULNCHECK   := $(CACHE)/bin/govulncheck-v1.9.0
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS       := -s -w -X main.version=$(VERSION)
-TEST_FLAGS    ?= -shuffle=on -timeout 15m
+TEST_FLAGS    ?= -shuffle=on -timeout 25m
 PKGS          ?= ./...
 HISTORIES     ?= 2000000
 FUZZTIME      ?= 30s
