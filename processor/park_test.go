@@ -3,6 +3,7 @@ package processor
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -225,8 +226,11 @@ func TestMissingStreamIsMadeBehindTheFence(t *testing.T) {
 			if at != BeforeDecide {
 				return nil
 			}
-			// Another owner queues up for the row, and has it as soon as this transaction ends.
+			// Another owner queues up for the row, and has it as soon as this transaction ends. When
+			// this one has claimed it back it may make the stream, which is not looked for here.
+			again := true
 			once.Do(func() {
+				again = false
 				go func() {
 					_, err := r.pool.Exec(context.Background(), `UPDATE processor_partitions SET epoch = epoch + 1`)
 					claimed <- err
@@ -236,6 +240,9 @@ func TestMissingStreamIsMadeBehindTheFence(t *testing.T) {
 						WHERE datname = current_database() AND wait_event_type = 'Lock'`) > 0
 				})
 			})
+			if again {
+				return errors.New("claimed back")
+			}
 			return nil
 		}
 	})

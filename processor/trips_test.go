@@ -85,6 +85,9 @@ func TestUnavailableTakesTheSameTrips(t *testing.T) {
 			r.post(leave)
 		},
 	}
+	// What a connection says when it is made belongs to none of the ways.
+	r.marry(r.user(1), r.user(1))
+	r.settled()
 	seen := map[string][][]string{}
 	for way, keepAway := range ways {
 		target := r.user(1)
