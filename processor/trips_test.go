@@ -88,10 +88,9 @@ func TestUnavailableTakesTheSameTrips(t *testing.T) {
 	// What a connection says when it is made belongs to none of the ways.
 	r.marry(r.user(1), r.user(1))
 	r.settled()
-	seen := map[string][][]string{}
-	for way, keepAway := range ways {
+	measure := func(way string) [][]string {
 		target := r.user(1)
-		keepAway(target)
+		ways[way](target)
 		r.settled()
 		sent.take()
 		ask := send(eve, target)
@@ -100,15 +99,23 @@ func TestUnavailableTakesTheSameTrips(t *testing.T) {
 		if got := r.outcome(ask.ID); got != string(partner.CodeTargetUnavailable) {
 			t.Errorf("%s: %s", way, got)
 		}
-		seen[way] = slices.DeleteFunc(sent.take(), func(trip []string) bool {
+		return slices.DeleteFunc(sent.take(), func(trip []string) bool {
 			return slices.Equal(trip, []string{"due_timers"}) || slices.Equal(trip, []string{"due_actions"})
 		})
 	}
-	if len(seen["full"]) < 2 {
-		t.Fatalf("seen of a decision: %q", seen["full"])
+	full := measure("full")
+	if len(full) < 2 {
+		t.Fatalf("seen of a decision: %q", full)
 	}
-	for way, trips := range seen {
-		if diff := cmp.Diff(seen["full"], trips); diff != "" {
+	for way := range ways {
+		// What the processor does by itself on a busy machine, such as to connect again, may fall
+		// into a measurement; what tells of the way is in each of them.
+		diff := cmp.Diff(full, measure(way))
+		for again := 0; diff != "" && again < 4; again++ {
+			full = measure("full")
+			diff = cmp.Diff(full, measure(way))
+		}
+		if diff != "" {
 			t.Errorf("-full +%s\n%s", way, diff)
 		}
 	}
