@@ -37,8 +37,10 @@ const (
 	// it runs when the heap has grown five-fold.
 	mostPerConnection = 64 * kib
 	// mostPerFlood is for requests that are refused: they leave nothing but work for the
-	// collector, so it holds however much is sent.
+	// collector, so it holds however much is sent; and mostLeft for each idle connection of
+	// before, since what they took sets how far the heap may grow until the collector runs.
 	mostPerFlood = 192 * mib
+	mostLeft     = 32 * kib
 )
 
 // abuser attacks one server from this process and measures it from outside.
@@ -247,7 +249,7 @@ func (a *abuser) drip(ctx context.Context, text string) bool {
 // find the connection closed before it has sent all; one of them at least must get it.
 func (a *abuser) flood(what, status, head string, rest []byte) {
 	a.t.Helper()
-	a.measure(what, mostPerFlood, func(ctx context.Context) (int64, string) {
+	a.measure(what, mostPerFlood+int64(*idleConnections)*mostLeft, func(ctx context.Context) (int64, string) {
 		var mu sync.Mutex
 		answers := map[string]int64{}
 		var clients sync.WaitGroup
