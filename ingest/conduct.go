@@ -27,7 +27,7 @@ const (
 	handshaking class = "handshake"
 )
 
-// counted is how the document's security must be for a class: by user only where there is one.
+// byUser reports whether the class counts by user: the document must demand one then.
 func (c class) byUser() bool { return c == byUser || c == byRequest }
 
 // rank says how early a call is turned away when there is too much to do; see shedding.

@@ -191,12 +191,6 @@ func (s *Service) StandingNow(ctx context.Context, sessionID uuid.UUID) (Standin
 	return v.Standing, nil
 }
 
-// IsSessionActive is Standing for who only wants to know that.
-func (s *Service) IsSessionActive(ctx context.Context, sessionID uuid.UUID) (bool, error) {
-	standing, err := s.Standing(ctx, sessionID)
-	return standing.Active, err
-}
-
 // Forget drops what Standing remembers of a session: another instance has ended it. A
 // query under way may put an older answer back; that one ages from before the end.
 func (s *Service) Forget(session uuid.UUID) { s.active.Invalidate(session) }
