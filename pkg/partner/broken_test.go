@@ -21,13 +21,29 @@ type brokenRule struct {
 // enough is how many histories, always the same, have to find each broken rule.
 const enough = 30_000
 
+// rare is which of them it was last, where that takes long to find: it is tried first. When
+// what is drawn changes it finds nothing and all are searched; put the new number here.
+var rare = map[string]uint64{
+	"fresh is ignored":            5_678,
+	"the window is days longer":   26_502,
+	"the batch's leftovers count": 1_586,
+	"a fourth send in a day":      7_143,
+	"forfeiting is ignored":       1_171,
+}
+
 func mustFind(t *testing.T, broken map[string]brokenRule) {
 	t.Helper()
 	for name, tt := range broken {
 		t.Run(name, func(t *testing.T) {
+			found := func(n uint64) bool {
+				err := happen(drawHistory(rand.New(rand.NewPCG(1, n)), false), tt.decide)
+				return err != nil && strings.Contains(err.Error(), tt.want)
+			}
+			if n, ok := rare[name]; ok && found(n) {
+				return
+			}
 			for n := range uint64(enough) {
-				h := drawHistory(rand.New(rand.NewPCG(1, n)), false)
-				if err := happen(h, tt.decide); err != nil && strings.Contains(err.Error(), tt.want) {
+				if found(n) {
 					t.Logf("found by history %d", n)
 					return
 				}
