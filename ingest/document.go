@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -54,14 +55,19 @@ type operation struct {
 	policy
 }
 
-// loadDocument reads and checks the embedded document.
-func loadDocument() (*document, error) { return parseDocument(openAPI) }
+// embedded reads the embedded document, once in a process: nobody changes it afterwards.
+var embedded = sync.OnceValues(func() (*openapi3.T, error) { return openapi3.NewLoader().LoadFromData(openAPI) })
 
-func parseDocument(text []byte) (*document, error) {
-	spec, err := openapi3.NewLoader().LoadFromData(text)
+// loadDocument returns the embedded document, checked.
+func loadDocument() (*document, error) {
+	spec, err := embedded()
 	if err != nil {
 		return nil, fmt.Errorf("read OpenAPI document: %w", err)
 	}
+	return documentOf(spec)
+}
+
+func documentOf(spec *openapi3.T) (*document, error) {
 	defaults, err := readDefaults(spec)
 	if err != nil {
 		return nil, fmt.Errorf("read OpenAPI document: x-defaults: %w", err)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -29,7 +30,7 @@ func with(t *testing.T, operation string, lines ...string) []byte {
 // serveDocument serves one public operation as a document says, by a handler of the test.
 func serveDocument(t *testing.T, text []byte, method, path string, handler http.HandlerFunc) http.Handler {
 	t.Helper()
-	d, err := parseDocument(text)
+	d, err := documentIn(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func TestDocumentsThatContradictThemselves(t *testing.T) {
 		"less than one may wait":        {"x-timeout: 12s"},
 		"no size":                       {"x-max-body: 64k"},
 	} {
-		if _, err := parseDocument(with(t, "sendRequest", lines...)); err == nil {
+		if _, err := documentIn(with(t, "sendRequest", lines...)); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -93,7 +94,7 @@ func TestDocumentsThatContradictThemselves(t *testing.T) {
 		if !bytes.Contains(openAPI, []byte("\n"+line)) {
 			t.Fatalf("the document has no line %q", line)
 		}
-		if _, err := parseDocument(bytes.Replace(openAPI, []byte("\n"+line), []byte("\n"+strings.Replace(line, ":", "x:", 1)), 1)); err == nil {
+		if _, err := documentIn(bytes.Replace(openAPI, []byte("\n"+line), []byte("\n"+strings.Replace(line, ":", "x:", 1)), 1)); err == nil {
 			t.Errorf("without %q: no error", line)
 		}
 	}
@@ -247,4 +248,12 @@ func TestRefusedUnread(t *testing.T) {
 			t.Errorf("%q: %d %s", encoding, w.Code, w.Body)
 		}
 	}
+}
+
+func documentIn(text []byte) (*document, error) {
+	spec, err := openapi3.NewLoader().LoadFromData(text)
+	if err != nil {
+		return nil, err
+	}
+	return documentOf(spec)
 }
