@@ -32,8 +32,8 @@ func TestResumeOverTwoGateways(t *testing.T) {
 	ports := []string{"PORT=" + strconv.Itoa(freePort(t)), "PORT=" + strconv.Itoa(freePort(t))}
 	gateways := []*process{c.role("realtime", ports[0]), c.role("realtime", ports[1])}
 	servers := []*phone.Server{gateways[0].server(), gateways[1].server()}
-	phones := people(t, ingest.server(), 16)
-	listeners, senders := phones[:8], phones[8:]
+	phones := people(t, ingest.server(), 32)
+	listeners, senders := phones[:8], phones[24:]
 
 	t.Run("phones that drop, lag, resume and lie", func(t *testing.T) {
 		random := seeded(t)
@@ -117,7 +117,7 @@ func TestResumeOverTwoGateways(t *testing.T) {
 	t.Run("both gateways are replaced in turn", func(t *testing.T) {
 		const sockets = 8 // of each phone
 		var residents []*resident
-		for _, p := range listeners {
+		for _, p := range phones[:24] {
 			start := int64(len(inboxOf(t, p)))
 			for i := range sockets {
 				residents = append(residents, &resident{
@@ -126,7 +126,7 @@ func TestResumeOverTwoGateways(t *testing.T) {
 			}
 		}
 		replaced := make(chan struct{})
-		sending := sendTo(t, listeners, senders, 4, replaced)
+		sending := sendTo(t, phones[:24], senders[:2], 4, replaced)
 		lived := begin(t, residents, func(ctx context.Context, r *resident) error { return r.live(ctx, sending) })
 		for _, r := range residents {
 			<-r.began
@@ -139,8 +139,12 @@ func TestResumeOverTwoGateways(t *testing.T) {
 		lived()
 		var came []time.Time
 		waits := map[int64]bool{}
+		inboxes := map[uuid.UUID][]uuid.UUID{}
+		for _, p := range phones[:24] {
+			inboxes[p.UserID] = inboxOf(t, p)
+		}
 		for _, r := range residents {
-			if diff := cmp.Diff(inboxOf(t, r.phone)[r.after:], r.held); diff != "" {
+			if diff := cmp.Diff(inboxes[r.phone.UserID][r.after:], r.held); diff != "" {
 				t.Errorf("what a socket received differs from its inbox:\n%s", diff)
 			}
 			if len(r.came) == 0 {
