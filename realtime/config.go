@@ -58,8 +58,14 @@ type Config struct {
 	SocketsPerUser int // on this instance; default 10
 	QueueBytes     int // frames waiting for one socket; default 256 KiB
 	PageSize       int // events in one read of an inbox; default 100
-	MaxReads       int // concurrent reads of inboxes; default 8
+	MaxReads       int // concurrent statements that read inboxes, for many sockets each; default 4
 	MessagesPerSec int // from one socket, more are read later; default 100
+
+	// WindowBytes is what the gateway keeps of the events that the topic brought of late, to
+	// bring sockets up to date without reading their inboxes; about 400 bytes an event. Default
+	// 32 MiB; negative keeps none.
+	WindowBytes int
+	WindowAge   time.Duration // for which they are kept; default 5 min
 
 	HelloWithin  time.Duration // from upgrade to hello; default 5 s
 	OpenWithin   time.Duration // from hello to ready, with retries; default 10 s
@@ -93,8 +99,10 @@ func (c Config) withDefaults() Config {
 	c.SocketsPerUser = cmp.Or(c.SocketsPerUser, 10)
 	c.QueueBytes = cmp.Or(c.QueueBytes, 256<<10)
 	c.PageSize = cmp.Or(c.PageSize, 100)
-	c.MaxReads = cmp.Or(c.MaxReads, 8)
+	c.MaxReads = cmp.Or(c.MaxReads, 4)
 	c.MessagesPerSec = cmp.Or(c.MessagesPerSec, 100)
+	c.WindowBytes = cmp.Or(c.WindowBytes, 32<<20)
+	c.WindowAge = cmp.Or(c.WindowAge, 5*time.Minute)
 	c.HelloWithin = cmp.Or(c.HelloWithin, 5*time.Second)
 	c.OpenWithin = cmp.Or(c.OpenWithin, 10*time.Second)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 25*time.Second)

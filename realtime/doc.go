@@ -19,6 +19,17 @@
 // path: a hello subscribes first, holding events back, and starts as a socket that is
 // behind.
 //
+// A read asks the primary, always, where the inbox ends, in which epoch, whether the session
+// lives and whether a cut took back anything after the socket's place (G9). Reads that come
+// together go in one statement, behind one breaker, so that a mass reconnect is a few
+// statements and no stampede. The events themselves come from the inbox, or from the window:
+// the last few minutes of the topic for all users, in memory. From there they come only when
+// the primary's answer, one snapshot, leaves no doubt: in its epoch the window holds every
+// sequence from the next one to the head or to a page's end, the first of them is still the
+// event that the inbox has there, and no cut reaches beyond the socket's place. A cut that is
+// committed after the snapshot meets what is queued as it meets a page of the inbox: a frame
+// that has waited for Config.ConfirmedFor since the look is read again.
+//
 // What a socket has been sent but its phone has not received is the phone's to ask for
 // again: it resumes with the last sequence it holds.
 //
@@ -33,7 +44,10 @@
 //   - at most one writer goroutine at any time, which lives only while frames are queued:
 //     an idle socket costs one goroutine;
 //   - at most one fill goroutine at any time, which reads the inbox while the socket is
-//     behind. All fills share a limit of concurrent reads and one breaker.
+//     behind.
+//
+// Reads of the inbox are sent by up to Config.MaxReads goroutines, which live while reads
+// wait. Whoever waits for one of them is a goroutine of a socket, so Run waits for them too.
 //
 // socket.mu guards a socket's place in the stream and its queue; nothing waits while
 // holding it, so the events' subscriber never blocks and a slow socket slows no other:

@@ -15,6 +15,8 @@ type Gateway struct {
 	cfg      Config
 	m        *metrics
 	hub      *hub
+	window   *window
+	reads    *reads
 	store    *store
 	acks     acks
 	upgrader websocket.Upgrader
@@ -40,8 +42,10 @@ func New(cfg Config) (*Gateway, error) {
 		pending: make(chan struct{}, cfg.MaxPending),
 		sockets: make(map[*socket]struct{}), gone: make(chan struct{}),
 	}
-	g.store = newStore(cfg, g.m)
 	g.life, g.end = context.WithCancel(context.Background())
+	g.window = newWindow(cfg)
+	g.reads = newReads(g)
+	g.store = newStore(cfg)
 	g.upgrader = websocket.Upgrader{
 		HandshakeTimeout: cfg.HelloWithin,
 		// Small, since most sockets are idle most of the time: the read buffer stays with

@@ -329,6 +329,14 @@ func (w *world) tryCommit(users ...uuid.UUID) (contract.Event, error) {
 	return ev, err
 }
 
+// cut takes back the events after one sequence up to another, as an ending does (G9).
+func (w *world) cut(user uuid.UUID, after, last int64) {
+	w.t.Helper()
+	origin := uuid.New()
+	w.exec(`UPDATE inbox SET origin = $2 WHERE user_id = $1 AND seq > $3 AND seq <= $4`, user, origin, after, last)
+	w.exec(`INSERT INTO cuts (recipient, origin, after_seq, last_seq, made_at) VALUES ($1, $2, $3, $4, now())`, user, origin, after, last)
+}
+
 func (w *world) commitN(user uuid.UUID, n int) []contract.Event {
 	w.t.Helper()
 	out := make([]contract.Event, n)

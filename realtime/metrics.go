@@ -17,7 +17,9 @@ type metrics struct {
 	repeats   prometheus.Counter
 	fills     *prometheus.CounterVec
 	rewinds   prometheus.Counter
-	pages     prometheus.Counter
+	reads     prometheus.Counter
+	gathered  prometheus.Histogram
+	replays   *prometheus.CounterVec
 	readTime  *prometheus.HistogramVec
 	resyncs   *prometheus.CounterVec
 	delivered *prometheus.HistogramVec
@@ -26,10 +28,11 @@ type metrics struct {
 	breaker   prometheus.Gauge
 }
 
+func opts(name, help string) prometheus.Opts {
+	return prometheus.Opts{Namespace: "bondmate", Subsystem: "realtime", Name: name, Help: help}
+}
+
 func newMetrics(reg prometheus.Registerer) *metrics {
-	opts := func(name, help string) prometheus.Opts {
-		return prometheus.Opts{Namespace: "bondmate", Subsystem: "realtime", Name: name, Help: help}
-	}
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts(opts(name, help)))
 		reg.MustRegister(c)
@@ -57,8 +60,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		repeats:  counter("repeats_total", "Events from the topic that a socket had already."),
 		fills:    counters("fills_total", "Times a socket fell back to its inbox, by cause.", "cause"),
 		rewinds:  counter("rewinds_total", "Times queued events waited too long and were read again."),
-		pages:    counter("inbox_reads_total", "Reads of an inbox."),
-		readTime: histogram("inbox_read_seconds", "Time of one read of an inbox, by outcome.",
+		reads: counter("inbox_reads_total",
+			"Times a socket asked the primary for its place, and for what comes next unless the window had that."),
+		gathered: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "bondmate", Subsystem: "realtime", Name: "inbox_read_sockets",
+			Help: "Sockets that one statement answered.", Buckets: prometheus.ExponentialBuckets(1, 2, 10),
+		}),
+		replays: counters("replays_total", "Reads that brought a socket events, by where those were read: window, inbox.", "via"),
+		readTime: histogram("inbox_read_seconds", "Time of one statement that reads inboxes, by outcome.",
 			prometheus.ExponentialBuckets(0.0005, 2, 14), "outcome"),
 		resyncs: counters("resyncs_total", "Clients told to read their state again, by reason.", "reason"),
 		delivered: histogram("applied_to_delivered_seconds",
@@ -69,8 +78,21 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		breaker: prometheus.NewGauge(prometheus.GaugeOpts(opts("breaker_state",
 			"The breaker around inbox reads: 0 closed, 1 half-open, 2 open."))),
 	}
-	reg.MustRegister(m.sockets, m.breaker)
+	reg.MustRegister(m.sockets, m.breaker, m.gathered)
 	return m
+}
+
+// watch registers the gauges of the window.
+func (w *window) watch(reg prometheus.Registerer) {
+	gauge := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts(name, help)), func() float64 {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return value()
+		}))
+	}
+	gauge("window_bytes", "Memory of the events that are kept to replay.", func() float64 { return float64(w.bytes) })
+	gauge("window_events", "Events that are kept to replay.", func() float64 { return float64(w.next - w.first) })
 }
 
 func (m *metrics) breakerChanged(_ string, _, to gobreaker.State) { m.breaker.Set(float64(to)) }

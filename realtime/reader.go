@@ -289,7 +289,7 @@ func (s *socket) open(m message) {
 	for failures := 1; ; failures++ {
 		ctx, cancel := context.WithDeadline(s.g.life, until)
 		var err error
-		p, err = s.g.store.read(ctx, s.user, s.session, after, s.g.cfg.PageSize)
+		p, err = s.g.reads.read(ctx, s.user, s.session, after)
 		cancel()
 		if err == nil {
 			break
@@ -323,7 +323,7 @@ func (s *socket) begin(m message, p page, after int64) (behind bool) {
 		reason = ResyncEpoch
 	case after > p.head:
 		reason = ResyncAhead
-	case after >= 0 && after < p.head && (len(p.rows) == 0 || p.rows[0].Seq != after+1):
+	case after >= 0 && after < p.head && (len(p.rows) == 0 || p.rows[0].seq != after+1):
 		reason = ResyncHistory
 	}
 	s.epoch, s.quiet = p.epoch, p.head
@@ -357,7 +357,7 @@ func (s *socket) begin(m message, p page, after int64) (behind bool) {
 func (s *socket) read(after int64) (page, error) {
 	ctx, cancel := context.WithTimeout(s.g.life, s.g.cfg.GiveUpAfter)
 	defer cancel()
-	return s.g.store.read(ctx, s.user, s.session, after, s.g.cfg.PageSize)
+	return s.g.reads.read(ctx, s.user, s.session, after)
 }
 
 // backoff is exponential with full jitter, from 50 ms to 5 s.

@@ -2,7 +2,6 @@ package realtime
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -10,137 +9,22 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/sony/gobreaker/v2"
 
 	"github.com/bondmate/backend/pkg/identity"
-	"github.com/bondmate/backend/pkg/partner"
 )
 
 // errTicket is a ticket that is unknown, used or too old.
 var errTicket = errors.New("ticket is not valid")
 
-// store is the gateway's view of the primary. Reads of inboxes share a limit and a
-// breaker, so that neither a mass reconnect nor a dead database becomes a stampede.
+// store is the gateway's view of the primary, save for the inboxes: see reads.
 type store struct {
-	pool    *pgxpool.Pool
-	clock   func() time.Time
-	slots   chan struct{}
-	breaker *gobreaker.CircuitBreaker[page]
-	within  time.Duration
-	m       *metrics
+	pool   *pgxpool.Pool
+	clock  func() time.Time
+	within time.Duration
 }
 
-func newStore(cfg Config, m *metrics) *store {
-	return &store{
-		pool: cfg.Pool, clock: cfg.Clock, slots: make(chan struct{}, cfg.MaxReads), within: cfg.ReadWithin, m: m,
-		breaker: gobreaker.NewCircuitBreaker[page](gobreaker.Settings{
-			Name:        "inbox",
-			Timeout:     time.Second,
-			MaxRequests: 2,
-			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
-			// A socket that went away says nothing about the database.
-			IsExcluded:    func(err error) bool { return errors.Is(err, context.Canceled) },
-			OnStateChange: m.breakerChanged,
-		}),
-	}
-}
-
-// page is one read of a user's inbox.
-type page struct {
-	epoch  string
-	head   int64 // of the inbox, read before the rows: whatever is up to it is among them or gone
-	live   bool  // the session exists, and is neither revoked nor expired
-	rows   []row
-	readAt time.Time // before the read: what is true at it is in the page
-	full   bool      // there may be more rows
-}
-
-type row struct {
-	Seq       int64
-	ID        uuid.UUID
-	Type      partner.EventType
-	AppliedAt time.Time
-	Data      json.RawMessage
-	Withdrawn bool // a cut took it back: only its place is left (G9)
-}
-
-// kind is the type that the row is sent as.
-func (r row) kind() string {
-	if r.Withdrawn {
-		return kindWithdrawn
-	}
-	return r.Type.String()
-}
-
-// kindWithdrawn is the type of a placeholder. It is no event type: nothing of it is stored.
-const kindWithdrawn = "withdrawn"
-
-// The head is read in a statement before the rows, so with READ COMMITTED the rows can
-// be newer than it but never older.
-const headSQL = `
-SELECT e.epoch,
-       COALESCE((SELECT last_seq FROM user_streams WHERE user_id = $1), 0),
-       EXISTS (SELECT FROM sessions WHERE id = $2 AND user_id = $1 AND revoked_at IS NULL AND expires_at > $3)
-FROM stream_epoch e`
-
-// One index range on the inbox and one look-up per row and table, whatever the statistics
-// say. The view says what cuts took back; the data of such a row does not leave the table.
-const pageSQL = `
-SELECT i.seq, e.id, e.type, e.applied_at, CASE WHEN i.withdrawn THEN '{}'::json ELSE e.data END, i.withdrawn
-FROM (SELECT seq, partition, event_seq, withdrawn FROM inbox_entries
-      WHERE user_id = $1 AND seq > $2 ORDER BY seq LIMIT $3) i
-CROSS JOIN LATERAL (SELECT id, type, applied_at, data FROM events
-      WHERE partition = i.partition AND seq = i.event_seq LIMIT 1) e
-ORDER BY i.seq`
-
-// read returns the head of the user's inbox and, unless after is negative, up to limit
-// of the events after it. It waits for one of the slots until ctx ends.
-func (st *store) read(ctx context.Context, user, session uuid.UUID, after int64, limit int) (page, error) {
-	select {
-	case st.slots <- struct{}{}:
-		defer func() { <-st.slots }()
-	case <-ctx.Done():
-		return page{}, fmt.Errorf("wait to read inbox: %w", ctx.Err())
-	}
-	start := time.Now()
-	p, err := st.breaker.Execute(func() (page, error) {
-		st.m.pages.Inc()
-		ctx, cancel := context.WithTimeout(ctx, st.within)
-		defer cancel()
-		return st.query(ctx, user, session, after, limit)
-	})
-	outcome := "ok"
-	switch {
-	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
-		outcome = "refused"
-	case err != nil:
-		outcome = "error"
-	}
-	st.m.readTime.WithLabelValues(outcome).Observe(seconds(time.Since(start)))
-	if err != nil {
-		return page{}, fmt.Errorf("read inbox of %s after %d: %w", user, after, err)
-	}
-	return p, nil
-}
-
-func (st *store) query(ctx context.Context, user, session uuid.UUID, after int64, limit int) (page, error) {
-	p := page{readAt: st.clock()}
-	batch := &pgx.Batch{}
-	batch.Queue(headSQL, user, session, p.readAt).QueryRow(func(r pgx.Row) error {
-		return r.Scan(&p.epoch, &p.head, &p.live)
-	})
-	if after >= 0 {
-		batch.Queue(pageSQL, user, after, limit).Query(func(rows pgx.Rows) error {
-			var err error
-			p.rows, err = pgx.CollectRows(rows, pgx.RowToStructByPos[row])
-			return err
-		})
-	}
-	if err := st.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return page{}, err
-	}
-	p.full = len(p.rows) == limit
-	return p, nil
+func newStore(cfg Config) *store {
+	return &store{pool: cfg.Pool, clock: cfg.Clock, within: cfg.ReadWithin}
 }
 
 // The row is gone with the first look: that makes a ticket single-use, whoever races.

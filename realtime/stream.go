@@ -26,6 +26,8 @@ type event struct {
 // onEvent hands one event of the topic to the sockets of its recipients here. It never
 // waits: it is called by the tail.
 func (g *Gateway) onEvent(ev contract.Event) {
+	// First, so that a socket that has to read on because of it finds it there.
+	g.window.add(ev)
 	var tail []byte
 	// A deleted account's sessions went in the transaction of this event, which its sockets are
 	// told before they close.
@@ -101,7 +103,7 @@ func (s *socket) takeHeld() {
 
 // pushEvent queues an event of the topic whose turn it is. mu is held.
 func (s *socket) pushEvent(e *event) {
-	f := frame{kind: kindEvent, body: e.body, seq: e.seq, confirmed: e.applied, via: "topic", last: e.last}
+	f := frame{kind: kindEvent, body: e.body, seq: e.seq, confirmed: e.applied, via: viaTopic, last: e.last}
 	if e.seq > s.quiet {
 		f.applied = e.applied
 	}
@@ -305,7 +307,7 @@ func (s *socket) apply(p page, after int64) bool {
 	case p.head < after:
 		s.resync(ResyncAhead, p)
 		return false
-	case p.head > after && (len(p.rows) == 0 || p.rows[0].Seq != after+1):
+	case p.head > after && (len(p.rows) == 0 || p.rows[0].seq != after+1):
 		s.resync(ResyncHistory, p)
 		return false
 	}
@@ -339,18 +341,18 @@ func (s *socket) apply(p page, after int64) bool {
 // pushRows queues the rows that follow each other from next on. mu is held.
 func (s *socket) pushRows(p page) {
 	for _, r := range p.rows {
-		if r.Seq != s.next {
+		if r.seq != s.next {
 			return
 		}
-		at := contract.Instant(r.AppliedAt)
+		at := contract.Instant(r.appliedAt)
 		f := frame{
-			kind: kindEvent, seq: r.Seq, confirmed: p.readAt, via: "inbox",
-			body: eventFrame(r.Seq, eventTail(r.ID, r.kind(), at, r.Data)),
+			kind: kindEvent, seq: r.seq, confirmed: p.readAt, via: p.via,
+			body: eventFrame(r.seq, eventTail(r.id, r.kind, at, r.data)),
 		}
-		if r.Seq > s.quiet {
+		if r.seq > s.quiet {
 			f.applied = at
 		}
-		delete(s.held, r.Seq)
+		delete(s.held, r.seq)
 		s.next++
 		s.pushAnyway(f)
 	}

@@ -28,6 +28,7 @@ func (g *Gateway) sweep(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		g.window.expire()
 		list := g.hub.all()
 		err := g.checkSessions(ctx, list)
 		if err == nil {
