@@ -185,6 +185,9 @@ func (t *tail) deliver(partition int, got fetched) {
 		t.handle(rec)
 	}
 	t.positions[partition] = got.next
+	if got.end < 0 {
+		return // the answer had no room for the partition
+	}
 	t.metrics.lag.WithLabelValues(t.cfg.Name, t.cfg.Topic, strconv.Itoa(partition)).Set(float64(max(got.end-got.next, 0)))
 }
 

@@ -1,10 +1,12 @@
 package bus_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -88,6 +90,56 @@ func eventRecord(t *testing.T, topic string, partition int, epoch string, seq in
 		t.Fatal(err)
 	}
 	return rec
+}
+
+// TestTailTakesAnAnswerThatIsFull has more waiting than one answer holds: the embedded broker
+// then leaves out the partitions for which there is no room, and that is no failure.
+func TestTailTakesAnAnswerThatIsFull(t *testing.T) {
+	t.Parallel()
+	kafkatest.Both(t, func(t *testing.T, b *kafkatest.Broker) {
+		const partitions, each = 8, 4
+		topic := kafkatest.Prefix(t) + "full"
+		writer := b.Client(t)
+		if err := writer.EnsureTopics(t.Context(), specOf(topic, partitions)); err != nil {
+			t.Fatal(err)
+		}
+		var said bytes.Buffer // written to by the tail alone, read when it has ended
+		client := bus.New(bus.Config{Brokers: b.Brokers()}, slog.New(slog.NewTextHandler(&said, nil)))
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		ready, all := make(chan struct{}), make(chan struct{})
+		read := 0
+		ended := make(chan error, 1)
+		go func() {
+			ended <- client.Tail(ctx, bus.TailConfig{Name: "test", Topic: topic, OnReady: func() { close(ready) }}, func(contract.Record) {
+				if read == 0 {
+					<-all // nothing is fetched meanwhile
+				}
+				if read++; read == partitions*each+1 {
+					cancel()
+				}
+			})
+		}()
+		<-ready
+		write := func(partition, size int) {
+			rec := contract.Record{Topic: topic, Partition: partition, Key: []byte("k"), Value: bytes.Repeat([]byte("v"), size)}
+			if err := writer.Write(ctx, []contract.Record{rec}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(0, 1)
+		for range each {
+			for p := range partitions {
+				write(p, 400<<10)
+			}
+		}
+		close(all)
+		<-ended
+		client.Close()
+		if read != partitions*each+1 || said.Len() > 0 {
+			t.Errorf("%d records of %d, and the log says %q", read, partitions*each+1, said.String())
+		}
+	})
 }
 
 func TestEventTailDropsRepeats(t *testing.T) {

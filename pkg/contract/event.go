@@ -78,9 +78,11 @@ func EncodeEvent(topic string, partition int, ev Event) (Record, error) {
 // to their clients, who ignore it when they do not know it either. A newer version is
 // returned together with ErrUnknown: the envelope only grows, so all but Data can be used.
 func DecodeEvent(rec Record) (Event, error) {
-	var data eventJSON
-	if err := unmarshal(rec.Value, &data); err != nil {
-		return Event{}, fmt.Errorf("decode event: %w", err)
+	data, ok := scanEvent(rec.Value)
+	if !ok {
+		if err := unmarshal(rec.Value, &data); err != nil {
+			return Event{}, fmt.Errorf("decode event: %w", err)
+		}
 	}
 	ev, err := eventOf(rec, data)
 	if err != nil {
