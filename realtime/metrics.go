@@ -11,7 +11,7 @@ import (
 type metrics struct {
 	sockets   *prometheus.GaugeVec
 	refused   *prometheus.CounterVec
-	frames    *prometheus.CounterVec
+	frames    [kinds]prometheus.Counter // by kind: no look-up a frame
 	closed    *prometheus.CounterVec
 	overflow  prometheus.Counter
 	repeats   prometheus.Counter
@@ -22,7 +22,7 @@ type metrics struct {
 	replays   *prometheus.CounterVec
 	readTime  *prometheus.HistogramVec
 	resyncs   *prometheus.CounterVec
-	delivered *prometheus.HistogramVec
+	delivered map[string]prometheus.Observer // by via
 	acks      prometheus.Counter
 	revoked   *prometheus.CounterVec
 	breaker   prometheus.Gauge
@@ -50,11 +50,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		reg.MustRegister(h)
 		return h
 	}
+	frames := counters("frames_total", "Frames written, by kind.", "kind")
+	delivered := histogram("applied_to_delivered_seconds",
+		"From an event's appliedAt to its frame being written, by where the event was read; replays at hello are left out.",
+		prometheus.ExponentialBuckets(0.0005, 2, 16), "via")
 	m := &metrics{
 		sockets: prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("sockets",
 			"Open sockets by state: pending until ready, open, closing.")), []string{"state"}),
 		refused:  counters("refused_total", "Requests answered without an upgrade, by code.", "code"),
-		frames:   counters("frames_total", "Frames written, by kind.", "kind"),
 		closed:   counters("closed_total", "Sockets that ended, by close code and who closed.", "code", "by"),
 		overflow: counter("queue_overflow_total", "Sockets closed since their queue was full."),
 		repeats:  counter("repeats_total", "Events from the topic that a socket had already."),
@@ -69,14 +72,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		replays: counters("replays_total", "Reads that brought a socket events, by where those were read: window, inbox.", "via"),
 		readTime: histogram("inbox_read_seconds", "Time of one statement that reads inboxes, by outcome.",
 			prometheus.ExponentialBuckets(0.0005, 2, 14), "outcome"),
-		resyncs: counters("resyncs_total", "Clients told to read their state again, by reason.", "reason"),
-		delivered: histogram("applied_to_delivered_seconds",
-			"From an event's appliedAt to its frame being written, by where the event was read; replays at hello are left out.",
-			prometheus.ExponentialBuckets(0.0005, 2, 16), "via"),
-		acks:    counter("acks_flushed_total", "Sessions whose acknowledgement was written."),
-		revoked: counters("sessions_revoked_total", "Sessions with sockets that had ended, by who said so first: topic, database.", "by"),
+		resyncs:   counters("resyncs_total", "Clients told to read their state again, by reason.", "reason"),
+		delivered: map[string]prometheus.Observer{},
+		acks:      counter("acks_flushed_total", "Sessions whose acknowledgement was written."),
+		revoked:   counters("sessions_revoked_total", "Sessions with sockets that had ended, by who said so first: topic, database.", "by"),
 		breaker: prometheus.NewGauge(prometheus.GaugeOpts(opts("breaker_state",
 			"The breaker around inbox reads: 0 closed, 1 half-open, 2 open."))),
+	}
+	for k := range m.frames {
+		m.frames[k] = frames.WithLabelValues(kind(k).String())
+	}
+	for _, via := range []string{viaTopic, viaWindow, viaInbox} {
+		m.delivered[via] = delivered.WithLabelValues(via)
 	}
 	reg.MustRegister(m.sockets, m.breaker, m.gathered)
 	return m

@@ -103,7 +103,7 @@ func eventTail(id uuid.UUID, kind string, at time.Time, data json.RawMessage) []
 	b = append(b, `,"id":"`...)
 	b = append(b, id.String()...)
 	b = append(b, `","type":`...)
-	b = append(b, encode(kind)...)
+	b = appendText(b, kind)
 	b = append(b, `,"time":"`...)
 	b = at.UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, `","data":`...)
@@ -112,6 +112,18 @@ func eventTail(id uuid.UUID, kind string, at time.Time, data json.RawMessage) []
 	}
 	b = append(b, data...)
 	return append(b, '}')
+}
+
+// appendText appends a JSON string. Types of events are plain, and need no encoder.
+func appendText(b []byte, text string) []byte {
+	for _, c := range []byte(text) {
+		if (c < 'a' || c > 'z') && c != '.' && c != '_' {
+			return append(b, encode(text)...)
+		}
+	}
+	b = append(b, '"')
+	b = append(b, text...)
+	return append(b, '"')
 }
 
 func eventFrame(seq int64, tail []byte) []byte {

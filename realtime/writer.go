@@ -1,6 +1,8 @@
 package realtime
 
 import (
+	"encoding/binary"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -14,6 +16,7 @@ const (
 	kindPing
 	kindPong
 	kindClose
+	kinds
 )
 
 func (k kind) String() string {
@@ -78,44 +81,102 @@ func (s *socket) wakeWriter() {
 // write is the writer: it lives until the queue is empty.
 func (s *socket) write() {
 	for {
-		f, ok := s.pop()
-		if !ok {
+		batch := s.pop()
+		if len(batch) == 0 {
 			return
 		}
-		if err := s.send(f); err != nil {
+		var err error
+		if len(batch) == 1 {
+			err = s.send(batch[0])
+		} else {
+			err = s.sendTogether(batch)
+		}
+		if err != nil {
 			s.writeFailed()
 			return
 		}
-		s.written(f)
+		for _, f := range batch {
+			s.written(f)
+		}
+		clear(batch)
 	}
 }
 
-// pop takes the next frame, or ends the writer. An event that has waited too long for
-// its turn is not sent unread: it and all behind it are read again.
-func (s *socket) pop() (frame, bool) {
+// togetherBytes bounds what is written at once.
+const togetherBytes = 8 << 10
+
+// pop takes the next frame, with the texts and events behind it that fit into one write, or
+// ends the writer. An event that has waited too long for its turn is not sent unread: it and
+// all behind it are read again.
+func (s *socket) pop() []frame {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.queue) > 0 && s.state != stateEnded {
-		f := s.queue[0]
+	n, bytes := 0, 0
+	for n < len(s.queue) && s.state != stateEnded {
+		f := s.queue[n]
+		if n > 0 && (f.kind > kindEvent || bytes+f.size() > togetherBytes) {
+			break
+		}
 		if f.kind == kindEvent && s.g.cfg.Clock().Sub(f.confirmed) > s.g.cfg.ConfirmedFor {
+			if n > 0 {
+				break // the next pop's
+			}
 			s.rewind(f.seq)
 			continue
 		}
-		s.queue[0] = frame{}
-		s.queue = s.queue[1:]
-		s.queued = max(0, s.queued-f.size())
+		bytes += f.size()
+		n++
 		if f.kind == kindEvent {
 			// Now, not once it is written: the phone's acknowledgement can be faster.
 			s.sent = max(s.sent, f.seq)
 		}
-		if s.queued <= s.g.cfg.QueueBytes/4 {
-			s.signalRoom()
+		if f.kind > kindEvent || f.last {
+			break // by itself, and the socket closes after the last
 		}
-		return f, true
 	}
-	s.queue, s.queued, s.writing = nil, 0, false
-	s.signalRoom()
-	return frame{}, false
+	if n == 0 {
+		s.queue, s.queued, s.writing = nil, 0, false
+		s.signalRoom()
+		return nil
+	}
+	batch := s.queue[:n:n]
+	s.queue = s.queue[n:]
+	s.queued = max(0, s.queued-bytes)
+	if s.queued <= s.g.cfg.QueueBytes/4 {
+		s.signalRoom()
+	}
+	return batch
+}
+
+// together holds the buffers of writes under way.
+var together = sync.Pool{New: func() any { return new([]byte) }}
+
+// sendTogether writes several texts in one write: an acceptance is three events for a user,
+// and most of what a frame costs is the system call. It passes by the websocket.Conn, which
+// writes one message at a time; a whole write is not interrupted by a close frame that the
+// reader answers meanwhile, since connections write one call after the other.
+func (s *socket) sendTogether(batch []frame) error {
+	buf := together.Get().(*[]byte)
+	defer together.Put(buf)
+	b := (*buf)[:0]
+	for _, f := range batch {
+		b = append(appendTextHeader(b, len(f.body)), f.body...)
+	}
+	*buf = b
+	conn := s.conn.NetConn()
+	_ = conn.SetWriteDeadline(time.Now().Add(s.g.cfg.WriteWithin))
+	_, err := conn.Write(b)
+	return err
+}
+
+// appendTextHeader appends what comes before the text of so many bytes (RFC 6455, section
+// 5.2), of fewer than 64 KiB: a server's frame is not masked, and is a whole message.
+func appendTextHeader(b []byte, size int) []byte {
+	b = append(b, 1<<7|websocket.TextMessage)
+	if size < 126 {
+		return append(b, byte(size))
+	}
+	return binary.BigEndian.AppendUint16(append(b, 126), uint16(size))
 }
 
 func (s *socket) send(f frame) error {
@@ -137,7 +198,7 @@ func (s *socket) send(f frame) error {
 }
 
 func (s *socket) written(f frame) {
-	s.g.m.frames.WithLabelValues(f.kind.String()).Inc()
+	s.g.m.frames[f.kind].Inc()
 	if f.kind != kindEvent {
 		return
 	}
@@ -145,7 +206,7 @@ func (s *socket) written(f frame) {
 		s.close(CloseSessionRevoked, "account deleted")
 	}
 	if !f.applied.IsZero() {
-		s.g.m.delivered.WithLabelValues(f.via).Observe(seconds(s.g.cfg.Clock().Sub(f.applied)))
+		s.g.m.delivered[f.via].Observe(seconds(s.g.cfg.Clock().Sub(f.applied)))
 	}
 }
 
