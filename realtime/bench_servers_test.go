@@ -48,8 +48,8 @@ func fanOut(n, rate int, users []uuid.UUID, hand func(user int)) {
 }
 
 // serverCommands says where the server listens and then answers "users FILE" (those of the
-// phones), "fan N RATE", and "profile FILE", which notes where time goes until "profile" alone.
-func serverCommands(address string, hand func(user uuid.UUID, seq int64)) error {
+// phones), "fan N RATE", "go" (see held), and "profile FILE", which notes where time goes until "profile" alone.
+func serverCommands(address string, hold chan struct{}, hand func(user uuid.UUID, seq int64)) error {
 	fmt.Printf("%q\n", address)
 	var (
 		users []uuid.UUID
@@ -80,6 +80,9 @@ func serverCommands(address string, hand func(user uuid.UUID, seq int64)) error 
 				hand(users[user], seqs[user])
 			})
 			return time.Since(start).Milliseconds(), nil
+		case "go":
+			close(hold)
+			return nil, nil
 		case "profile":
 			if file != nil {
 				pprof.StopCPUProfile()
@@ -110,6 +113,19 @@ func (f *feed) Subscribe(handle func(contract.Event)) func() {
 
 func (f *feed) Ready() <-chan struct{} { return f.ready }
 
+// held keeps a tail waiting at its first event until the command "go".
+type held struct {
+	realtime.Events
+	until chan struct{}
+}
+
+func (h held) Subscribe(handle func(contract.Event)) func() {
+	return h.Events.Subscribe(func(ev contract.Event) {
+		<-h.until
+		handle(ev)
+	})
+}
+
 func serveGateway(j job) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
@@ -132,7 +148,7 @@ func serveGateway(j job) error {
 	}
 	var running sync.WaitGroup
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	own := &feed{ready: make(chan struct{})}
+	own, hold := &feed{ready: make(chan struct{})}, make(chan struct{})
 	cfg := realtime.Config{
 		Pool: pool, Verifier: verifier, Events: own, Log: log, Registerer: prometheus.NewRegistry(),
 		// The events have no rows behind them: a stall of the machine must not send anybody there.
@@ -142,7 +158,7 @@ func serveGateway(j job) error {
 		client := bus.New(bus.Config{Brokers: j.Brokers}, log)
 		defer client.Close()
 		tail := bus.NewEventTail(client, j.Topic, benchPartitions, prometheus.NewRegistry())
-		cfg.Events = tail
+		cfg.Events = held{tail, hold}
 		running.Go(func() {
 			if err := tail.Run(ctx); err != nil {
 				log.Error("tail", "error", err)
@@ -160,7 +176,7 @@ func serveGateway(j job) error {
 	running.Go(func() { _ = g.Run(ctx) })
 	running.Go(func() { _ = server.Run(ctx) })
 	<-cfg.Events.Ready()
-	err = serverCommands(server.Addr().String(), func(user uuid.UUID, seq int64) { own.handle(benchEvent(user, seq, epoch, 0)) })
+	err = serverCommands(server.Addr().String(), hold, func(user uuid.UUID, seq int64) { own.handle(benchEvent(user, seq, epoch, 0)) })
 	cancel()
 	running.Wait()
 	return err
@@ -249,7 +265,7 @@ func serveBare(job) error {
 		go read(user, c)
 	})}
 	go func() { _ = server.Serve(listener) }()
-	return serverCommands(listener.Addr().String(), func(user uuid.UUID, seq int64) {
+	return serverCommands(listener.Addr().String(), nil, func(user uuid.UUID, seq int64) {
 		body := fmt.Appendf(nil, `{"op":"event","seq":%d,"id":%q,"type":"request.received","time":"2026-01-02T03:04:05.123456789Z","data":{"at":%d}}`,
 			seq, user, time.Now().UnixNano())
 		mu.RLock()

@@ -30,8 +30,9 @@ type TailConfig struct {
 // misses nothing; it hands nothing out twice. It returns when ctx ends, with ctx's error,
 // or with an *OutOfRangeError when records were lost to it.
 //
-// There is one fetch under way per leader, for all of its partitions. While handle runs
-// nothing is fetched for that leader: it should be quick.
+// There is one fetch under way per leader, for all of its partitions, also while handle is
+// given what the one before it brought; then it waits. So handle should be quick, and what
+// waits for it in memory is two answers a leader.
 func (c *Client) Tail(ctx context.Context, cfg TailConfig, handle func(contract.Record)) error {
 	t := &tail{client: c, cfg: cfg, handle: handle, metrics: newReaderMetrics(cfg.Registerer)}
 	ends, err := t.ends(ctx)
@@ -145,14 +146,29 @@ func (t *tail) awaitLeader(ctx context.Context, partitions []int) error {
 }
 
 func (t *tail) followLeader(ctx context.Context, partitions []int, moved []bool) error {
+	from := make(map[int]int64, len(partitions))
+	for _, p := range partitions {
+		from[p] = t.positions[p]
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	under := t.startFetch(ctx, from)
+	defer func() { // it ends soon then, and is waited for
+		cancel()
+		<-under
+	}()
 	for {
-		from := make(map[int]int64, len(partitions))
-		for _, p := range partitions {
-			from[p] = t.positions[p]
-		}
-		all, err := t.client.fetch(ctx, t.cfg.Topic, from)
-		if err != nil {
-			return err
+		var all map[int]fetched
+		if answer := <-under; answer.err != nil {
+			under <- answer // for the wait at the end
+			return answer.err
+		} else if all = answer.all; whole(all) {
+			from = make(map[int]int64, len(all))
+			for p, got := range all {
+				from[p] = got.next
+			}
+			under = t.startFetch(ctx, from)
+		} else {
+			under <- answer // the last: what it brought is handed out, and then it fails
 		}
 		var failure error
 		for p, got := range all {
@@ -176,6 +192,32 @@ func (t *tail) followLeader(ctx context.Context, partitions []int, moved []bool)
 		}
 		t.recovered()
 	}
+}
+
+// answered is what a fetch came to.
+type answered struct {
+	all map[int]fetched
+	err error
+}
+
+// startFetch fetches in a goroutine, whose one answer is to be waited for.
+func (t *tail) startFetch(ctx context.Context, from map[int]int64) chan answered {
+	out := make(chan answered, 1)
+	go func() {
+		all, err := t.client.fetch(ctx, t.cfg.Topic, from)
+		out <- answered{all, err}
+	}()
+	return out
+}
+
+// whole reports whether no partition of an answer failed.
+func whole(all map[int]fetched) bool {
+	for _, got := range all {
+		if got.err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (t *tail) deliver(partition int, got fetched) {
