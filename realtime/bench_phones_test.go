@@ -149,7 +149,7 @@ func (p *phones) await(frames int64) {
 }
 
 func (p *phones) connect(j job, user, token string) error {
-	conn, err := net.Dial("tcp", j.Address) //nolint:noctx // the program ends with its input
+	conn, err := net.Dial("tcp", j.Address)
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func startProcess(tb testing.TB, j job) *process {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &process{tb: tb, cmd: exec.Command(exe)} //nolint:noctx // it ends when its input does
+	p := &process{tb: tb, cmd: exec.Command(exe)}
 	p.cmd.Env = append(os.Environ(), processJob+"="+string(text))
 	p.cmd.Stderr = os.Stderr
 	out, err := p.cmd.StdoutPipe()

@@ -134,7 +134,9 @@ func TestTailTakesAnAnswerThatIsFull(t *testing.T) {
 			}
 		}
 		close(all)
-		<-ended
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("the tail ended with %v", err)
+		}
 		client.Close()
 		if read != partitions*each+1 || said.Len() > 0 {
 			t.Errorf("%d records of %d, and the log says %q", read, partitions*each+1, said.String())
