@@ -56,6 +56,7 @@ var eraseSQL = [...]string{
 	`DELETE FROM firebase_links WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM devices WHERE user_id = $1 AND $2 > 0`,
 	`DELETE FROM push_preferences WHERE user_id = $1 AND $2 > 0`,
+	`DELETE FROM presence WHERE user_id = $1 AND $2 > 0`,
 	`UPDATE requests SET message = '' WHERE id = ANY (ARRAY(
 		SELECT x.id FROM requests x WHERE x.sender = $1 AND x.message <> '' LIMIT $2))`,
 	`UPDATE partnerships SET reason = '' WHERE id = ANY (ARRAY(

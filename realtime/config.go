@@ -40,6 +40,8 @@ type Config struct {
 	Verifier   Verifier
 	Events     Events
 	Control    Control // tells at once of sessions that have ended; nil: SessionEvery alone does
+	Peers      Peers   // tells who is online at other instances; nil: presence is off
+	Announcer  Announcer
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Clock      func() time.Time
@@ -52,6 +54,10 @@ type Config struct {
 	SameOrigin bool
 	// Admit counts a handshake, or refuses it as the fault rate_limited; nil: nothing limits them.
 	Admit func(*http.Request) error
+
+	// PresenceTopic and its number of partitions are what the Announcer writes to.
+	PresenceTopic      string
+	PresencePartitions int
 
 	MaxSockets     int // on this instance; default 50,000
 	MaxPending     int // sockets that are not ready yet; default 1,024
@@ -67,10 +73,12 @@ type Config struct {
 	WindowBytes int
 	WindowAge   time.Duration // for which they are kept; default 5 min
 
-	HelloWithin  time.Duration // from upgrade to hello; default 5 s
-	OpenWithin   time.Duration // from hello to ready, with retries; default 10 s
-	Heartbeat    time.Duration // between pings; default 25 s
-	PongWithin   time.Duration // of a ping; default 10 s
+	HelloWithin time.Duration // from upgrade to hello; default 5 s
+	OpenWithin  time.Duration // from hello to ready, with retries; default 10 s
+	Heartbeat   time.Duration // between pings; default 25 s
+	// PongWithin is how long a pong may take; default 7 s. With Heartbeat and LeaveWithin it is
+	// what passes at most until a phone that lost its network is seen to be offline.
+	PongWithin   time.Duration
 	WriteWithin  time.Duration // for one frame; default 10 s
 	CloseWithin  time.Duration // for a close frame and its echo, each; default 1 s
 	ExpiryNotice time.Duration // before a token expires; default 60 s
@@ -91,6 +99,11 @@ type Config struct {
 	SessionEvery time.Duration // between looks at the sessions: what a revoked one may still receive; default 500 ms
 	AckEvery     time.Duration // between flushes of acknowledgements; default 100 ms
 	DrainWithin  time.Duration // spread of the closes of a draining instance; default 2 s
+
+	AnnounceEvery  time.Duration // between two words to the topic of who is online still; default 10 s
+	PresenceExpiry time.Duration // of what an instance said that is not heard of; default 25 s
+	LeaveWithin    time.Duration // in which a user without sockets may come again unnoticed; default 1.5 s
+	PresenceTick   time.Duration // between looks at what time has changed; default 500 ms
 }
 
 func (c Config) withDefaults() Config {
@@ -106,7 +119,7 @@ func (c Config) withDefaults() Config {
 	c.HelloWithin = cmp.Or(c.HelloWithin, 5*time.Second)
 	c.OpenWithin = cmp.Or(c.OpenWithin, 10*time.Second)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 25*time.Second)
-	c.PongWithin = cmp.Or(c.PongWithin, 10*time.Second)
+	c.PongWithin = cmp.Or(c.PongWithin, 7*time.Second)
 	c.WriteWithin = cmp.Or(c.WriteWithin, 10*time.Second)
 	c.CloseWithin = cmp.Or(c.CloseWithin, time.Second)
 	c.ExpiryNotice = cmp.Or(c.ExpiryNotice, time.Minute)
@@ -120,6 +133,10 @@ func (c Config) withDefaults() Config {
 	c.SessionEvery = cmp.Or(c.SessionEvery, 500*time.Millisecond)
 	c.AckEvery = cmp.Or(c.AckEvery, 100*time.Millisecond)
 	c.DrainWithin = cmp.Or(c.DrainWithin, 2*time.Second)
+	c.AnnounceEvery = cmp.Or(c.AnnounceEvery, 10*time.Second)
+	c.PresenceExpiry = cmp.Or(c.PresenceExpiry, 25*time.Second)
+	c.LeaveWithin = cmp.Or(c.LeaveWithin, 1500*time.Millisecond)
+	c.PresenceTick = cmp.Or(c.PresenceTick, 500*time.Millisecond)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

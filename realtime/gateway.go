@@ -19,6 +19,7 @@ type Gateway struct {
 	reads    *reads
 	store    *store
 	acks     acks
+	presence *presence // nil without Config.Peers
 	upgrader websocket.Upgrader
 	pending  chan struct{} // one for each socket that is not ready yet
 
@@ -41,6 +42,9 @@ func New(cfg Config) (*Gateway, error) {
 		cfg: cfg, m: newMetrics(cfg.Registerer), hub: newHub(),
 		pending: make(chan struct{}, cfg.MaxPending),
 		sockets: make(map[*socket]struct{}), gone: make(chan struct{}),
+	}
+	if cfg.Peers != nil {
+		g.presence = newPresence(g)
 	}
 	g.life, g.end = context.WithCancel(context.Background())
 	g.window = newWindow(cfg)
@@ -71,7 +75,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 		cancel := g.cfg.Control.Subscribe(g.onRevoked)
 		defer cancel()
 	}
+	showing, hide := context.WithCancel(context.WithoutCancel(ctx)) // until the last socket has ended
+	defer hide()
 	var own sync.WaitGroup
+	if g.presence != nil {
+		cancel := g.cfg.Peers.Subscribe(g.presence.heard)
+		defer cancel()
+		own.Go(func() { g.presence.run(showing) })
+	}
 	own.Go(func() { g.flushAcks(ctx) })
 	own.Go(func() { g.sweep(ctx) })
 	select {
@@ -81,6 +92,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	g.shutdown()
+	hide()
 	own.Wait()
 	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.ReadWithin)
 	defer cancelLast()
@@ -162,6 +174,13 @@ func (g *Gateway) setServing(on bool) {
 	g.mu.Lock()
 	g.serving = on
 	g.mu.Unlock()
+}
+
+// isLeaving reports whether the gateway no longer serves.
+func (g *Gateway) isLeaving() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.serving
 }
 
 func (g *Gateway) open() []*socket {

@@ -26,6 +26,10 @@ type metrics struct {
 	acks      prometheus.Counter
 	revoked   *prometheus.CounterVec
 	breaker   prometheus.Gauge
+
+	announced     *prometheus.CounterVec
+	expired       prometheus.Counter
+	presenceReads prometheus.Counter
 }
 
 func opts(name, help string) prometheus.Opts {
@@ -75,7 +79,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		resyncs:   counters("resyncs_total", "Clients told to read their state again, by reason.", "reason"),
 		delivered: map[string]prometheus.Observer{},
 		acks:      counter("acks_flushed_total", "Sessions whose acknowledgement was written."),
-		revoked:   counters("sessions_revoked_total", "Sessions with sockets that had ended, by who said so first: topic, database.", "by"),
+		announced: counters("presence_announced_total",
+			"Records for the presence topic, by what became of them: ok, failed, dropped for want of room.", "result"),
+		expired:       counter("presence_expired_total", "Users taken to be offline since their instance was not heard of."),
+		presenceReads: counter("presence_reads_total", "Look-ups of who may see whom."),
+		revoked:       counters("sessions_revoked_total", "Sessions with sockets that had ended, by who said so first: topic, database.", "by"),
 		breaker: prometheus.NewGauge(prometheus.GaugeOpts(opts("breaker_state",
 			"The breaker around inbox reads: 0 closed, 1 half-open, 2 open."))),
 	}

@@ -68,6 +68,15 @@ type resyncFrame struct {
 	Epoch  string `json:"epoch"`
 }
 
+// presenceFrame says whether a partner is online, and when they were last seen: nil when that
+// is not known, or no longer shared.
+type presenceFrame struct {
+	Op         string     `json:"op"`
+	UserID     uuid.UUID  `json:"userId"`
+	Online     bool       `json:"online"`
+	LastSeenAt *time.Time `json:"lastSeenAt"`
+}
+
 type expiringFrame struct {
 	Op   string `json:"op"`
 	InMs int64  `json:"inMs"`

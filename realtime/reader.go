@@ -307,6 +307,7 @@ func (s *socket) open(m message) {
 	if behind := s.begin(m, p, after); behind {
 		s.g.running.Go(s.catchUp)
 	}
+	s.g.presence.came(s)
 }
 
 // begin says ready, and resync when the client's place is not in this history. It reports

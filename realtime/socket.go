@@ -118,6 +118,7 @@ func (s *socket) closeLocked(code int, reason string) {
 // end is the reader's last act.
 func (s *socket) end() {
 	s.g.hub.remove(s.user, s)
+	s.g.presence.went(s)
 	s.mu.Lock()
 	s.setState(stateEnded)
 	s.queue, s.queued, s.held = nil, 0, nil

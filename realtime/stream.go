@@ -28,6 +28,7 @@ type event struct {
 func (g *Gateway) onEvent(ev contract.Event) {
 	// First, so that a socket that has to read on because of it finds it there.
 	g.window.add(ev)
+	g.presence.onEvent(ev)
 	var tail []byte
 	// A deleted account's sessions went in the transaction of this event, which its sockets are
 	// told before they close.

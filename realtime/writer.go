@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
 )
 
@@ -16,11 +17,12 @@ const (
 	kindPing
 	kindPong
 	kindClose
+	kindPresence
 	kinds
 )
 
 func (k kind) String() string {
-	return [...]string{"text", "event", "ping", "pong", "close"}[k]
+	return [...]string{"text", "event", "ping", "pong", "close", "presence"}[k]
 }
 
 // frame is what waits for the writer.
@@ -29,7 +31,8 @@ type frame struct {
 	body []byte // shared between the sockets of a user: never changed
 
 	seq       int64     // of an event
-	confirmed time.Time // of an event: when it was known that no cut applied
+	confirmed time.Time // when it was known that no cut applied, or that two are partners
+	about     uuid.UUID // of a word on presence: whose
 	applied   time.Time // of an event whose latency is taken
 	via       string
 	last      bool // the socket closes after it
@@ -116,6 +119,12 @@ func (s *socket) pop() []frame {
 		f := s.queue[n]
 		if n > 0 && (f.kind > kindEvent || bytes+f.size() > togetherBytes) {
 			break
+		}
+		if f.kind == kindPresence && s.g.cfg.Clock().Sub(f.confirmed) > s.g.cfg.ConfirmedFor {
+			s.queue = s.queue[1:]
+			s.queued = max(0, s.queued-f.size())
+			s.g.presence.stale(s, f.about)
+			continue
 		}
 		if f.kind == kindEvent && s.g.cfg.Clock().Sub(f.confirmed) > s.g.cfg.ConfirmedFor {
 			if n > 0 {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/segmentio/kafka-go"
@@ -19,8 +21,10 @@ type TailConfig struct {
 	Name       string // of the reader in logs and metrics
 	Topic      string
 	Partitions int // how many the topic must have; 0 takes what there is
-	// OnReady is called once, when the ends are known: every record that is appended
-	// after it will be handled.
+	// Since is how far back it begins, by the records' times; 0 begins at the ends.
+	Since time.Duration
+	// OnReady is called once, when the ends are known and all before them that is asked for has
+	// been handled: every record that is appended after it will be.
 	OnReady    func()
 	Registerer prometheus.Registerer
 }
@@ -42,10 +46,11 @@ func (c *Client) Tail(ctx context.Context, cfg TailConfig, handle func(contract.
 	if cfg.Partitions > 0 && len(ends) != cfg.Partitions {
 		return fmt.Errorf("%s has %d partitions, configured are %d: %w", cfg.Topic, len(ends), cfg.Partitions, ErrPartitionCount)
 	}
-	t.positions = ends
-	if cfg.OnReady != nil {
-		cfg.OnReady()
+	t.positions, t.goals = ends, slices.Clone(ends)
+	if err := t.goBack(ctx); err != nil {
+		return err
 	}
+	t.arrived()
 	b := readBackoff()
 	for {
 		progress, err := t.follow(ctx)
@@ -73,6 +78,52 @@ type tail struct {
 	handling  sync.Mutex // one call of handle at a time; guards failing as well
 	failing   bool
 	positions []int64 // by partition; each is used by its leader's goroutine alone
+
+	goals []int64 // the ends at the start, until all are reached; guarded by handling
+}
+
+// goBack moves the positions to the first records of the last Since.
+func (t *tail) goBack(ctx context.Context) error {
+	if t.cfg.Since <= 0 {
+		return nil
+	}
+	from := time.Now().Add(-t.cfg.Since)
+	b := readBackoff()
+	for p := range t.positions {
+		for {
+			offset, err := t.client.FirstOffsetAfter(ctx, t.cfg.Topic, p, from)
+			if err == nil {
+				if offset >= 0 {
+					t.positions[p] = min(offset, t.positions[p])
+				}
+				break
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if !Retriable(err) {
+				return fmt.Errorf("tail %s: %w", t.cfg.Topic, err)
+			}
+			t.failed(err)
+			if !b.wait(ctx) {
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+// arrived says once that what was there at the start has been handled.
+func (t *tail) arrived() {
+	for p, goal := range t.goals {
+		if t.positions[p] < goal {
+			return
+		}
+	}
+	if t.goals != nil && t.cfg.OnReady != nil {
+		t.cfg.OnReady()
+	}
+	t.goals = nil
 }
 
 // ends asks for the end offsets until there is an answer.
@@ -227,6 +278,7 @@ func (t *tail) deliver(partition int, got fetched) {
 		t.handle(rec)
 	}
 	t.positions[partition] = got.next
+	t.arrived()
 	if got.end < 0 {
 		return // the answer had no room for the partition
 	}

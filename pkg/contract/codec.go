@@ -15,6 +15,7 @@ import (
 // The sources that CloudEvents name as ce_source.
 const (
 	sourceIngest    = "/bondmate/ingest"
+	sourceRealtime  = "/bondmate/realtime"
 	sourceProcessor = "/bondmate/processor"
 	sourceNotifier  = "/bondmate/notifier"
 )

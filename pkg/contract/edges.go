@@ -45,6 +45,12 @@ func (t Topics) Edges() []Edge {
 		{Topic: t.Couples, Writers: []Party{Processor}, Readers: []Party{Analyst}},
 		{Topic: t.Users, Writers: []Party{Processor}, Readers: []Party{Analyst}},
 		{Topic: t.Control, Writers: []Party{Ingest, Operator}, Readers: []Party{Ingest, Realtime}},
+		{
+			Topic:   t.Presence,
+			Writers: []Party{Realtime},
+			Readers: []Party{Realtime},
+			Barred:  []Party{Analyst}, // when somebody is at their phone is between two people
+		},
 		{Topic: t.DeadLetter, Writers: []Party{Processor, Notifier}, Readers: []Party{Operator}},
 	}
 }

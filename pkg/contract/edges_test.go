@@ -48,8 +48,9 @@ func TestEveryTopicHasItsEdge(t *testing.T) {
 	}
 }
 
-// What people write to each other is on topics that analysts do not read, and those are
-// closed to them for good; dead letters they do not get either.
+// What people write to each other, and when they are at their phones, is on topics that
+// analysts do not read, and those are closed to them for good; dead letters they do not get
+// either.
 func TestAnalystsReadWhatHoldsNoTexts(t *testing.T) {
 	t.Parallel()
 	topics := contract.NewTopics("p")
@@ -61,7 +62,7 @@ func TestAnalystsReadWhatHoldsNoTexts(t *testing.T) {
 		if got, want := slices.Contains(e.Readers, contract.Analyst), slices.Contains(open, e.Topic); got != want {
 			t.Errorf("analysts read %s: %v, want %v", e.Topic, got, want)
 		}
-		if got, want := slices.Contains(e.Barred, contract.Analyst), e.Topic == topics.Commands; got != want {
+		if got, want := slices.Contains(e.Barred, contract.Analyst), slices.Contains([]string{topics.Commands, topics.Presence}, e.Topic); got != want {
 			t.Errorf("analysts are barred from %s: %v, want %v", e.Topic, got, want)
 		}
 	}

@@ -64,6 +64,28 @@ func FuzzDecodeEvent(f *testing.F) {
 	})
 }
 
+func FuzzDecodePresence(f *testing.F) {
+	for _, rec := range sample(f) {
+		f.Add(rec.Key, rec.Value)
+	}
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		p, err := contract.DecodePresence(contract.Record{Key: key, Value: value})
+		if err != nil {
+			if !errors.Is(err, contract.ErrMalformed) && !errors.Is(err, contract.ErrUnknown) {
+				t.Fatalf("error of another kind: %v", err)
+			}
+			return
+		}
+		rec, err := contract.EncodePresence("p", 12, p)
+		if err != nil {
+			t.Fatalf("decoded %+v, which does not encode: %v", p, err)
+		}
+		if again, err := contract.DecodePresence(rec); err != nil || !reflect.DeepEqual(again, p) {
+			t.Fatalf("decoded %+v, then %+v, %v", p, again, err)
+		}
+	})
+}
+
 func FuzzDecodeSessionRevoked(f *testing.F) {
 	for _, rec := range sample(f) {
 		f.Add(rec.Key, rec.Value)

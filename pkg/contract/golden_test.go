@@ -100,6 +100,12 @@ func again(rec contract.Record) (contract.Record, error) {
 			return rec, err
 		}
 		return contract.EncodeSessionRevoked(rec.Topic, contract.DefaultPartitions, r)
+	case topics.Presence:
+		p, err := contract.DecodePresence(rec)
+		if err != nil {
+			return rec, err
+		}
+		return contract.EncodePresence(rec.Topic, contract.DefaultPartitions, p)
 	case topics.DeadLetter:
 		d, err := contract.DecodeDeadLetter(rec)
 		if err != nil {

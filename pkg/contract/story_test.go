@@ -164,6 +164,12 @@ func sample(t testing.TB) map[string]contract.Record {
 		t.Fatal(err)
 	}
 	records["control-session-revoked"] = rec
+	if rec, err = contract.EncodePresence(contract.NewTopics(contract.DefaultPrefix).Presence, contract.DefaultPartitions, contract.Presence{
+		UserID: id(1), Instance: id(80), Online: true, Time: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	records["presence"] = rec
 	for name, rec := range states(t) {
 		records[name] = rec
 	}

@@ -39,6 +39,10 @@ type Topics struct {
 	// every instance of realtime and of ingest. Key: user id. Which sessions have ended, so that
 	// sockets close at once; whoever misses one finds it in the database. Kept 1 day.
 	Control string
+	// Presence: written by every instance of realtime, read by all of them. Key: user id. Who has
+	// a socket open where, of those who share it: said when it changes and again every 10 s, so
+	// that an instance which died is soon not believed any more. Compacted, and kept 1 hour.
+	Presence string
 	// DeadLetter: written by the processor and the notifier, read by operators. Key: as the
 	// source record's. Kept 30 days.
 	DeadLetter string
@@ -49,7 +53,7 @@ func NewTopics(prefix string) Topics {
 	name := func(s string) string { return fmt.Sprintf("%s.%s.v1", prefix, s) }
 	return Topics{
 		Commands: name("commands"), Events: name("events"), Couples: name("couples"), Users: name("users"),
-		Control: name("control"), DeadLetter: name("deadletter"),
+		Control: name("control"), Presence: name("presence"), DeadLetter: name("deadletter"),
 	}
 }
 
@@ -63,7 +67,8 @@ type Spec struct {
 // Specs returns the topics to create, with the configuration that the guarantees need.
 // Production adds replication 3 and min.insync.replicas 2 (see deploy and docs).
 func (t Topics) Specs(partitions int) []Spec {
-	const day = 24 * 60 * 60 * 1000
+	const hour = 60 * 60 * 1000
+	const day = 24 * hour
 	kept := func(days int) string { return fmt.Sprint(days * day) }
 	// A reader that follows must have seen a tombstone before it goes. Segments of a day: what
 	// is in the one being written is never compacted, and an erased user's should go soon.
@@ -80,6 +85,9 @@ func (t Topics) Specs(partitions int) []Spec {
 		{t.Couples, partitions, compacted()},
 		{t.Users, partitions, compacted()},
 		{t.Control, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(1)}},
+		{t.Presence, partitions, map[string]string{
+			"cleanup.policy": "compact,delete", "retention.ms": fmt.Sprint(hour), "segment.ms": fmt.Sprint(hour / 6),
+		}},
 		{t.DeadLetter, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(30)}},
 	}
 }

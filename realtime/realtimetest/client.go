@@ -55,6 +55,8 @@ type Frame struct {
 	Heartbeat int             `json:"heartbeat"`
 	Reason    string          `json:"reason"`
 	InMs      int64           `json:"inMs"`
+	Online    bool            `json:"online"`
+	LastSeen  *time.Time      `json:"lastSeenAt"`
 	Code      string          `json:"code"`
 
 	Received time.Time `json:"-"`
