@@ -58,6 +58,11 @@
 // whoever misses that finds it in the database within Config.SessionEvery. Without Kafka the
 // second alone holds.
 //
+// Who is online is presence's (presence.go): one goroutine asks the primary who may see whom
+// and makes all frames, another writes to the presence topic; sockets, the events' subscriber
+// and the topic's only note what has changed. A presence frame that was not written within
+// Config.ConfirmedFor of that answer is dropped and asked for again.
+//
 // Acknowledgements of all sockets are gathered and written by one goroutine, sessions and
 // heads of all sockets are looked up by another, both set-based.
 package realtime

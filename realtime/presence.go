@@ -117,8 +117,9 @@ func (p *presence) came(s *socket) {
 	p.nudge()
 }
 
-// went notes that a socket has ended; it may never have been open.
-func (p *presence) went(s *socket) {
+// went notes that a socket has ended, perhaps since its phone was silent; it may never have
+// been open.
+func (p *presence) went(s *socket, silent bool) {
 	if p == nil {
 		return
 	}
@@ -136,8 +137,12 @@ func (p *presence) went(s *socket) {
 		p.unwatch(subject, s)
 	}
 	u.sockets = slices.Delete(u.sockets, i, i+1)
-	if len(u.sockets) == 0 {
-		u.left = p.g.cfg.Clock()
+	if len(u.sockets) > 0 {
+		return
+	}
+	u.left = p.g.cfg.Clock()
+	if silent { // it went when it was last heard, and nobody waits for it to come again
+		u.left = u.left.Add(-p.g.cfg.Heartbeat - p.g.cfg.PongWithin)
 	}
 }
 

@@ -208,6 +208,27 @@ func TestPartnersSeeEachOther(t *testing.T) {
 	}
 }
 
+// A phone that is no longer heard of was last seen when it was last heard.
+func TestSilentPhoneGoesOffline(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	g := w.watch(newPeers(), func(c *realtime.Config) { c.Heartbeat, c.PongWithin = 500*time.Millisecond, 500*time.Millisecond })
+	ann, ben := w.sharing(), w.sharing()
+	w.unite(ann, ben)
+	b, _ := w.connect(g, ben, realtimetest.Options{})
+	w.sees(b, ann, false)
+	// A client that nobody reads from does not see the pings, and answers none.
+	a := w.dial(g, ann, realtimetest.Options{SkipHello: true})
+	if err := a.Send([]byte(`{"op":"hello"}`)); err != nil {
+		t.Fatal(err)
+	}
+	said := time.Now()
+	w.sees(b, ann, true)
+	if f := w.sees(b, ann, false); f.LastSeen == nil || f.LastSeen.Sub(said).Abs() > 400*time.Millisecond {
+		t.Errorf("last heard at %v, last seen at %v", said, f.LastSeen)
+	}
+}
+
 func TestPresenceIsForPartnersWhoBothShare(t *testing.T) {
 	t.Parallel()
 	w, topic := newWorld(t), newPeers()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -124,6 +125,8 @@ func (s *socket) readFailed(err error) {
 	if !s.usable() {
 		return
 	}
+	network, ok := errors.AsType[net.Error](err) // gorilla hides what is in it
+	s.silent = ok && network.Timeout()
 	closed, byPeer := errors.AsType[*websocket.CloseError](err)
 	switch {
 	case errors.Is(err, websocket.ErrReadLimit):

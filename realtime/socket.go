@@ -63,6 +63,7 @@ type socket struct {
 	sent    int64 // highest sequence handed to the connection in this epoch
 	acked   int64 // highest acknowledged, clamped to sent
 	visible bool
+	silent  bool // nothing was heard of the phone until its deadline passed
 
 	expires  time.Time
 	warned   bool
@@ -118,7 +119,10 @@ func (s *socket) closeLocked(code int, reason string) {
 // end is the reader's last act.
 func (s *socket) end() {
 	s.g.hub.remove(s.user, s)
-	s.g.presence.went(s)
+	s.mu.Lock()
+	silent := s.silent
+	s.mu.Unlock()
+	s.g.presence.went(s, silent)
 	s.mu.Lock()
 	s.setState(stateEnded)
 	s.queue, s.queued, s.held = nil, 0, nil

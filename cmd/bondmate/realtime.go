@@ -101,17 +101,24 @@ func (p *process) addRealtime(on servers, keys *identity.Keys, from hearing) (ht
 	if err != nil {
 		return nil, err
 	}
+	// No part of being ready: without it partners at this instance still see each other.
+	peers := bus.NewPresenceTail(on.bus, p.topics.Presence, p.registry)
+	p.group.Add(service.Member{Name: "presence tail", Phase: service.Support, Run: peers.Run})
 	gateway, err := realtime.New(realtime.Config{
 		Pool:       on.pool,
 		Verifier:   verifier,
 		Events:     from.events,
 		Control:    from.control,
+		Peers:      peers,
+		Announcer:  on.bus,
 		Log:        p.log.With("role", "realtime"),
 		Registerer: p.registry,
 		Clock:      p.clock,
 		Origins:    allowed,
 		SameOrigin: p.cfg.Env != config.Production,
 		Admit:      handshakes,
+
+		PresenceTopic: p.topics.Presence, PresencePartitions: p.cfg.KafkaPartitions,
 	})
 	if err != nil {
 		return nil, err

@@ -223,6 +223,47 @@ func (a *contractOf) resume(t *testing.T) {
 	wantClose(t, conn, 4004)
 }
 
+// Partners who both share it see each other come and go.
+func (a *contractOf) presence(t *testing.T) {
+	t.Parallel()
+	c := a.people(t, "ana", "ben")
+	wait, share := "Prefer: wait=10", `{"privacy":{"presence":true}}`
+	a.run(t, c, []step{
+		{as: "ana", call: "PATCH /api/profile", body: share, header: wait, status: 200},
+		{as: "ben", call: "POST /api/enhanced-partners/request", body: `{"toUserId":"{ana}"}`, header: wait, status: 200, save: "req=requestId"},
+		{as: "ana", call: "PUT /api/enhanced-partners/request/{req}/accept", header: wait, status: 200},
+	})
+	open := func(who string) *websocket.Conn {
+		t.Helper()
+		conn, _, err := a.dial(t.Context(), http.Header{"Authorization": {"Bearer " + c[who+".token"]}}, "bondmate.v1")
+		if err == nil {
+			err = conn.WriteMessage(websocket.TextMessage, []byte(`{"op":"hello"}`))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	anas, bens := open("ana"), open("ben")
+	expect(t, anas, c, `{"op":"=ready"}`)
+	expect(t, bens, c, `{"op":"=ready"}`)
+	// Nothing of her until he shares, too: before her presence he gets the event of that alone,
+	// or after it, when it had to be read from the inbox.
+	a.run(t, c, []step{{as: "ben", call: "PATCH /api/profile", body: share, header: wait, status: 200}})
+	one, two := `{"op":"=event","type":"=profile.updated"}`, `{"op":"=presence","userId":"={ana}","online":"=true","lastSeenAt":"time"}`
+	_ = bens.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for range 2 {
+		_, frame, err := bens.ReadMessage()
+		if err != nil || misfit(c.fill(one), frame) != "" && misfit(c.fill(two), frame) != "" {
+			t.Fatalf("frame %s, %v", frame, err)
+		}
+	}
+	expect(t, anas, c, `{"op":"=presence","userId":"={ben}","online":"=true","lastSeenAt":"time"}`)
+	_ = bens.Close()
+	expect(t, anas, c, `{"op":"=presence","userId":"={ben}","online":"=false","lastSeenAt":"time"}`)
+}
+
 // What is read on one device is read on all: the others hear how far, and the badge is empty.
 func (a *contractOf) readMarks(t *testing.T) {
 	t.Parallel()

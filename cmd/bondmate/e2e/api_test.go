@@ -33,6 +33,7 @@ func TestContract(t *testing.T) {
 		t.Run("handshakes", a.handshakes)
 		t.Run("sockets", a.sockets)
 		t.Run("resume", a.resume)
+		t.Run("presence", a.presence)
 		t.Run("read marks", a.readMarks)
 		t.Run("pushes", a.pushes)
 	})
