@@ -314,14 +314,12 @@ func (p *presence) run(ctx context.Context) {
 	}
 }
 
-func pauseFor(ctx context.Context, d time.Duration) bool {
+func pauseFor(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
 	case <-ctx.Done():
-		return false
 	}
 }
 

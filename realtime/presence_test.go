@@ -380,7 +380,7 @@ func TestDrainingGatewayTakesNobodyOffline(t *testing.T) {
 	if err := one.Drain(w.ctx()); err != nil {
 		t.Fatal(err)
 	}
-	w.wantClose(a, 1012)
+	_ = w.wantClose(a, 1012)
 	w.until("her leaving is noted", func() bool { return seenAt().After(before) })
 	one.stop()
 	a, _ = w.connect(two, ann, realtimetest.Options{})

@@ -77,7 +77,7 @@ func (t *hints[T]) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		t.client.log.Warn(t.without, slog.String("topic", cfg.Topic), slog.Any("error", err))
+		t.client.log.Warn("a topic of hints is not heard", slog.String("so", t.without), slog.String("topic", cfg.Topic), slog.Any("error", err))
 		if time.Since(began) > time.Minute {
 			b.reset()
 		}
