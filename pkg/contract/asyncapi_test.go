@@ -72,14 +72,16 @@ func TestAsyncAPIListsEveryRecord(t *testing.T) {
 		t.Errorf("commands (-core +documented):\n%s", diff)
 	}
 	events := slices.DeleteFunc(slices.Clone(documented), func(name string) bool {
-		return slices.Contains(commands, name) || slices.Contains([]string{DeadLetterType, CoupleType, UserType, SessionRevokedType, PresenceType}, name)
+		return slices.Contains(commands, name) || slices.Contains([]string{
+			DeadLetterType, CoupleType, UserType, PushOutcomeType, SessionRevokedType, PresenceType,
+		}, name)
 	})
 	if diff := cmp.Diff(events, names("events", topics.Events)); diff != "" {
 		t.Errorf("events (-documented messages +channel):\n%s", diff)
 	}
 	for channel, of := range map[string]struct{ topic, record string }{
 		"deadletter": {topics.DeadLetter, DeadLetterType}, "couples": {topics.Couples, CoupleType}, "users": {topics.Users, UserType},
-		"control": {topics.Control, SessionRevokedType}, "presence": {topics.Presence, PresenceType},
+		"pushes": {topics.Pushes, PushOutcomeType}, "control": {topics.Control, SessionRevokedType}, "presence": {topics.Presence, PresenceType},
 	} {
 		if diff := cmp.Diff([]string{of.record}, names(channel, of.topic)); diff != "" {
 			t.Errorf("records of %s (-code +channel):\n%s", channel, diff)

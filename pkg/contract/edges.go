@@ -44,6 +44,7 @@ func (t Topics) Edges() []Edge {
 		},
 		{Topic: t.Couples, Writers: []Party{Processor}, Readers: []Party{Analyst}},
 		{Topic: t.Users, Writers: []Party{Processor}, Readers: []Party{Analyst}},
+		{Topic: t.Pushes, Writers: []Party{Notifier}, Readers: []Party{Analyst}},
 		{Topic: t.Control, Writers: []Party{Ingest, Operator}, Readers: []Party{Ingest, Realtime}},
 		{
 			Topic:   t.Presence,

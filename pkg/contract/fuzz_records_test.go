@@ -79,6 +79,15 @@ func FuzzDecodeUser(f *testing.F) {
 	})
 }
 
+func FuzzDecodePushOutcome(f *testing.F) {
+	seed(f, "push")
+	f.Fuzz(func(t *testing.T, key, value []byte, id, _ string) {
+		rec := contract.Record{Key: key, Value: value, Headers: []contract.Header{{Key: "ce_id", Value: []byte(id)}}}
+		roundTrip(t, rec, contract.DecodePushOutcome,
+			func(o contract.PushOutcome) (contract.Record, error) { return contract.EncodePushOutcome("p", 12, o) })
+	})
+}
+
 func FuzzDecodeDeadLetter(f *testing.F) {
 	seed(f, "dead")
 	f.Fuzz(func(t *testing.T, key, value []byte, _, _ string) {

@@ -94,6 +94,12 @@ func again(rec contract.Record) (contract.Record, error) {
 			return rec, err
 		}
 		return contract.EncodeUser(rec.Topic, contract.DefaultPartitions, u)
+	case topics.Pushes:
+		o, err := contract.DecodePushOutcome(rec)
+		if err != nil {
+			return rec, err
+		}
+		return contract.EncodePushOutcome(rec.Topic, contract.DefaultPartitions, o)
 	case topics.Control:
 		r, err := contract.DecodeSessionRevoked(rec)
 		if err != nil {

@@ -20,7 +20,7 @@ func TestEveryTypeHasASchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{contract.DeadLetterType, contract.CoupleType, contract.UserType, contract.SessionRevokedType, contract.PresenceType}
+	want := []string{contract.DeadLetterType, contract.CoupleType, contract.UserType, contract.PushOutcomeType, contract.SessionRevokedType, contract.PresenceType}
 	for _, c := range partner.CommandTypes() {
 		want = append(want, c.String())
 	}

@@ -170,6 +170,12 @@ func sample(t testing.TB) map[string]contract.Record {
 		t.Fatal(err)
 	}
 	records["presence"] = rec
+	for name, o := range map[string]contract.PushOutcome{"delivered": ended(), "replaced": takenBack()} {
+		if rec, err = contract.EncodePushOutcome(contract.NewTopics(contract.DefaultPrefix).Pushes, contract.DefaultPartitions, o); err != nil {
+			t.Fatal(err)
+		}
+		records["push-"+name] = rec
+	}
 	for name, rec := range states(t) {
 		records[name] = rec
 	}

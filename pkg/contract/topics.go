@@ -35,6 +35,10 @@ type Topics struct {
 	// Users: written by the processor's relay, read by analysts. Key: user id. As Couples, of
 	// users, and pseudonymous. Compacted; no value when the account was erased.
 	Users string
+	// Pushes: written by the notifier, read by analysts. Key: user id. How each delivery of a
+	// push ended, at least once: readers drop repeats by id, and of one delivery the latest
+	// counts. Kept 30 days.
+	Pushes string
 	// Control: written by ingest, and by operators' commands where they know the brokers, read by
 	// every instance of realtime and of ingest. Key: user id. Which sessions have ended, so that
 	// sockets close at once; whoever misses one finds it in the database. Kept 1 day.
@@ -53,7 +57,7 @@ func NewTopics(prefix string) Topics {
 	name := func(s string) string { return fmt.Sprintf("%s.%s.v1", prefix, s) }
 	return Topics{
 		Commands: name("commands"), Events: name("events"), Couples: name("couples"), Users: name("users"),
-		Control: name("control"), Presence: name("presence"), DeadLetter: name("deadletter"),
+		Pushes: name("pushes"), Control: name("control"), Presence: name("presence"), DeadLetter: name("deadletter"),
 	}
 }
 
@@ -84,6 +88,7 @@ func (t Topics) Specs(partitions int) []Spec {
 		{t.Events, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(30)}},
 		{t.Couples, partitions, compacted()},
 		{t.Users, partitions, compacted()},
+		{t.Pushes, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(30)}},
 		{t.Control, partitions, map[string]string{"cleanup.policy": "delete", "retention.ms": kept(1)}},
 		{t.Presence, partitions, map[string]string{
 			"cleanup.policy": "compact,delete", "retention.ms": fmt.Sprint(hour), "segment.ms": fmt.Sprint(hour / 6),
