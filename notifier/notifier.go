@@ -33,6 +33,8 @@ type Config struct {
 	Bus        Bus             // required
 	Group      bus.GroupConfig // ID "<prefix>-notifier", Topic the events topic; required
 	DeadLetter string          // the topic; required
+	Outcomes   string          // the pushes topic, which is told how each delivery ended; required
+	Partitions int             // of it; required
 	Pool       *pgxpool.Pool   // required
 	Provider   Provider        // required
 	Log        *slog.Logger    // required
@@ -107,6 +109,8 @@ func New(cfg Config) (*Notifier, error) {
 	switch {
 	case cfg.DeadLetter == "":
 		return nil, errors.New("notifier: DeadLetter is required")
+	case cfg.Outcomes == "" || cfg.Partitions <= 0:
+		return nil, errors.New("notifier: Outcomes and Partitions are required")
 	case cfg.Bus == nil, cfg.Pool == nil, cfg.Provider == nil, cfg.Log == nil:
 		return nil, errors.New("notifier: Bus, Pool, Provider and Log are required")
 	case cfg.Group.ID == "" || cfg.Group.Topic == "":

@@ -80,6 +80,7 @@ func (w *world) provider() *Firebase {
 func (w *world) config() Config {
 	return Config{
 		Bus: noBus{}, Group: bus.GroupConfig{ID: "test-notifier", Topic: "test.events"}, DeadLetter: "test.deadletter",
+		Outcomes: "test.pushes", Partitions: 12,
 		Pool: w.pool, Provider: w.provider(), Log: slog.New(slog.DiscardHandler), Registerer: w.reg,
 		Grace: -1, CallTimeout: 2 * time.Second, PollInterval: 50 * time.Millisecond,
 		BreakerTimeout: 100 * time.Millisecond, DrainTimeout: 2 * time.Second,

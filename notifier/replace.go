@@ -42,7 +42,7 @@ SET cut_at = $4,
     handed_at = CASE WHEN p.outcome = 'delivered' THEN coalesce(p.handed_at, p.settled_at) ELSE p.handed_at END,
     status = CASE WHEN p.status = 2 THEN 2 ELSE 1 END,
     due_at = CASE WHEN p.status = 2 THEN p.due_at ELSE $4 END,
-    outcome = NULL, settled_at = NULL
+    outcome = NULL, settled_at = NULL, untold = true
 WHERE p.cut_at IS NULL AND (p.status = 2 OR p.handed_at IS NOT NULL OR p.outcome = 'delivered')
   AND p.id = ANY (ARRAY(
 	SELECT d.id

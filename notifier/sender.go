@@ -37,6 +37,7 @@ type sender struct {
 	clock   func() time.Time
 	breaker *gobreaker.CircuitBreaker[struct{}]
 	texts   texts
+	teller  *teller
 
 	wake    chan struct{} // capacity 1: something changed for the claimer
 	stalled atomic.Bool   // results wait for Postgres: no calls are made whose results would, too
@@ -55,6 +56,7 @@ func newSender(cfg Config, s store, m *metrics) (*sender, error) {
 	snd := &sender{
 		cfg: cfg, store: s, metrics: m, log: cfg.Log, clock: cfg.Clock, wake: make(chan struct{}, 1),
 		held: map[uuid.UUID]struct{}{}, texts: said,
+		teller: newTeller(cfg, s, m),
 	}
 	snd.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         "push",
@@ -90,9 +92,10 @@ func (s *sender) nudge() {
 // hand or cuts them at the drain timeout, and writes every result.
 func (s *sender) Run(ctx context.Context) error {
 	limit := s.cfg.InFlight * heldPerWorker
-	// Neither channel ever blocks a sender: no more than limit deliveries are claimed.
+	// No channel ever blocks a sender: no more than limit deliveries are claimed.
 	jobs := make(chan claimed, limit)
 	results := make(chan settlement, limit)
+	told := make(chan settlement, limit)
 
 	calls, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
@@ -106,11 +109,18 @@ func (s *sender) Run(ctx context.Context) error {
 	for range s.cfg.InFlight {
 		workers.Go(func() {
 			for job := range jobs {
-				results <- s.deliver(ctx, calls, job)
+				result := s.deliver(ctx, calls, job)
+				result.job = job
+				results <- result
 			}
 		})
 	}
-	settler.Go(func() { s.settleAll(ctx, results) })
+	settler.Go(func() {
+		s.teller.pass(results, told)
+		close(told)
+	})
+	settler.Go(func() { s.settleAll(ctx, told) })
+	settler.Go(func() { s.teller.Run(ctx) })
 
 	s.claimAll(ctx, jobs, limit)
 	close(jobs)

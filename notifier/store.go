@@ -257,7 +257,8 @@ SET status = CASE WHEN j.outcome IS NULL THEN 2 ELSE 3 END,
     due_at = CASE WHEN j.outcome IS NULL THEN $3 ELSE p.due_at END,
     settled_at = CASE WHEN j.outcome IS NULL THEN NULL ELSE $2 END,
     handed_at = CASE WHEN j.handed THEN coalesce(p.handed_at, $2) END,
-    cut_at = CASE WHEN j.replaces THEN coalesce(p.cut_at, $2) ELSE p.cut_at END
+    cut_at = CASE WHEN j.replaces THEN coalesce(p.cut_at, $2) ELSE p.cut_at END,
+    untold = true
 FROM (
 	SELECT q.id, q.due_at AS was_due, d.value, d.updated_at, u.push_preview, u.locale, w.handed, w.withdrawn AND w.handed AS replaces,
 		CASE
@@ -412,6 +413,9 @@ type settlement struct {
 	handed   bool // the push may be on the phone
 	replaces bool // claimed.Replaces
 
+	job  claimed // what it is the result of
+	told bool    // the pushes topic has the outcome
+
 	gone   string // the address to delete, when it is dead
 	seenAt time.Time
 }
@@ -427,9 +431,10 @@ SET status = CASE WHEN r.outcome = '' OR p.cut_at IS NOT NULL AND NOT r.replaces
     due_at = CASE WHEN p.cut_at IS NOT NULL AND NOT r.replaces THEN $7::timestamptz ELSE r.due_at END,
     error = nullif(r.error, ''),
     settled_at = CASE WHEN r.outcome = '' OR p.cut_at IS NOT NULL AND NOT r.replaces THEN NULL ELSE $7::timestamptz END,
-    handed_at = CASE WHEN r.handed THEN coalesce(p.handed_at, $7::timestamptz) ELSE p.handed_at END
-FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[], $5::timestamptz[], $6::text[], $8::boolean[], $9::boolean[])
-	AS r (id, claim, outcome, attempts, due_at, error, handed, replaces)
+    handed_at = CASE WHEN r.handed THEN coalesce(p.handed_at, $7::timestamptz) ELSE p.handed_at END,
+    untold = NOT (r.told AND (p.cut_at IS NULL OR r.replaces))
+FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[], $5::timestamptz[], $6::text[], $8::boolean[], $9::boolean[], $10::boolean[])
+	AS r (id, claim, outcome, attempts, due_at, error, handed, replaces, told)
 WHERE p.id = r.id AND p.status = 2 AND p.attempts = r.claim`
 
 // An address that was registered again since it was read is alive.
@@ -445,20 +450,21 @@ func (s store) settle(ctx context.Context, now time.Time, results []settlement) 
 		ids, claims, outcomes = make([]uuid.UUID, n), make([]int16, n), make([]string, n)
 		attempts, due, errs   = make([]int16, n), make([]time.Time, n), make([]string, n)
 		handed, replaces      = make([]bool, n), make([]bool, n)
+		told                  = make([]bool, n)
 		gone                  []string
 		seen                  []time.Time
 	)
 	for i, r := range results {
 		ids[i], claims[i], outcomes[i] = r.id, r.claim, string(r.outcome)
 		attempts[i], due[i], errs[i] = r.attempts, r.dueAt, storable(r.err)
-		handed[i], replaces[i] = r.handed, r.replaces
+		handed[i], replaces[i], told[i] = r.handed, r.replaces, r.told
 		if r.gone != "" {
 			gone, seen = append(gone, r.gone), append(seen, r.seenAt)
 		}
 	}
 	var settled int64
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, settleClaims, ids, claims, outcomes, attempts, due, errs, now, handed, replaces)
+		tag, err := tx.Exec(ctx, settleClaims, ids, claims, outcomes, attempts, due, errs, now, handed, replaces, told)
 		if err != nil {
 			return err
 		}

@@ -64,6 +64,8 @@ func (p *process) addNotifier(ctx context.Context, on servers, to push) error {
 		Bus:        notifierBus{on.bus, admitted},
 		Group:      bus.GroupConfig{ID: contract.NewGroups(p.cfg.KafkaTopicPrefix).Notifier, Topic: p.topics.Events, SessionTimeout: p.cfg.KafkaSessionTimeout},
 		DeadLetter: p.topics.DeadLetter,
+		Outcomes:   p.topics.Pushes,
+		Partitions: p.cfg.KafkaPartitions,
 		Pool:       on.pool,
 		Provider:   provider,
 		Log:        p.log.With("role", "notifier"),
