@@ -127,8 +127,8 @@ var conducts = map[string]conduct{
 	"listParked": {byUser, last}, "showParked": {byUser, last}, "showParkedAction": {byUser, last},
 	"readParkedPayload": {byUser, last}, "retryParked": {byUser, last}, "dropParked": {byUser, last},
 	"listDeadLetters": {byUser, last}, "showDeadLetter": {byUser, last}, "readDeadLetterPayload": {byUser, last},
-	"replayDeadLetter": {byUser, last},
-	"listApiKeys":      {byUser, last}, "createApiKey": {byUser, last}, "rotateApiKey": {byUser, last}, "revokeApiKey": {byUser, last},
+	"replayDeadLetter": {byUser, last}, "listDeliveries": {byUser, last},
+	"listApiKeys": {byUser, last}, "createApiKey": {byUser, last}, "rotateApiKey": {byUser, last}, "revokeApiKey": {byUser, last},
 }
 
 // checkConducts holds the table against the document: an operation that it does not name, a

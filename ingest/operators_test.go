@@ -76,7 +76,13 @@ func TestOperationsTakeTheirRole(t *testing.T) {
 					if caller.role != 0 {
 						who = w.register("Caller").as(caller.role)
 					}
-					got := who.call(method, pathParameter.ReplaceAllString(path, target.String()), nil)
+					at := pathParameter.ReplaceAllString(path, target.String())
+					for _, p := range op.Parameters {
+						if p.Value.In == openapi3.ParameterInQuery && p.Value.Required {
+							at += "?" + p.Value.Name + "=" + target.String()
+						}
+					}
+					got := who.call(method, at, nil)
 					lines := w.lines(who.id)
 					switch {
 					case caller.role == 0:

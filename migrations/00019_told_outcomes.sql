@@ -12,8 +12,12 @@ ALTER TABLE push_deliveries ALTER COLUMN untold SET DEFAULT true;
 UPDATE push_deliveries SET untold = true WHERE status < 3 AND NOT untold;
 DROP INDEX CONCURRENTLY IF EXISTS push_deliveries_untold; -- one that was left half made
 CREATE INDEX CONCURRENTLY push_deliveries_untold ON push_deliveries (settled_at) WHERE untold AND status = 3;
+-- What became of an event's pushes, for operators.
+DROP INDEX CONCURRENTLY IF EXISTS push_deliveries_event;
+CREATE INDEX CONCURRENTLY push_deliveries_event ON push_deliveries (event_id);
 
 -- +goose Down
 
+DROP INDEX CONCURRENTLY IF EXISTS push_deliveries_event;
 DROP INDEX CONCURRENTLY IF EXISTS push_deliveries_untold;
 ALTER TABLE push_deliveries DROP COLUMN IF EXISTS untold;

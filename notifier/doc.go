@@ -29,6 +29,13 @@
 // comes due in their quiet hours is put off until these end (quiet.go): by the preferences
 // of that moment, not of the event's. A replacement heeds neither.
 //
+// # Outcomes
+//
+// How each delivery ended is told to the pushes topic at least once, and no push waits for
+// that (teller.go): a result is told just before it is settled, within a fraction of a second
+// and behind a breaker, and the statement that settles it says whether it was; whatever is
+// settled untold, here or by the processor, is told afterwards from the table.
+//
 // # Parts
 //
 // The consumer owns the generation's partition readers and the channel they fill. The

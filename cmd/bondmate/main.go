@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, term terminal) error {
 	}
 	root.AddCommand(
 		allCommand(term), ingestCommand(term), processorCommand(term), notifierCommand(term), realtimeCommand(term),
-		migrateCommand(term), topicsCommand(term), timersCommand(term), parkedCommand(term), deadLettersCommand(term),
+		migrateCommand(term), topicsCommand(term), timersCommand(term), parkedCommand(term), deadLettersCommand(term), deliveriesCommand(term),
 		replayCommand(term), exportCommand(term), usersCommand(term), reportsCommand(term), keysCommand(term), apiKeysCommand(term),
 		configCommand(term), doctorCommand(term), healthcheckCommand(term), loadCommand(term), versionCommand(term),
 	)

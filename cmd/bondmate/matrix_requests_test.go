@@ -154,10 +154,11 @@ var goodRequests = map[string]func(*cast) good{
 	"replayDeadLetter": func(c *cast) good {
 		return good{vars: map[string]string{"id": c.deadLetter()}, body: map[string]any{"force": true}}
 	},
-	"listApiKeys":  nothing,
-	"createApiKey": func(*cast) good { return good{each: func() any { return keyOrder() }} },
-	"rotateApiKey": func(c *cast) good { return named("id", c.otherKey()) },
-	"revokeApiKey": func(c *cast) good { return named("id", c.otherKey()) },
+	"listDeliveries": func(*cast) good { return good{query: "eventId=" + uuid.NewString()} },
+	"listApiKeys":    nothing,
+	"createApiKey":   func(*cast) good { return good{each: func() any { return keyOrder() }} },
+	"rotateApiKey":   func(c *cast) good { return named("id", c.otherKey()) },
+	"revokeApiKey":   func(c *cast) good { return named("id", c.otherKey()) },
 }
 
 // keyOrder asks for an API key with all scopes.

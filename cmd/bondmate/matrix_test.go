@@ -117,6 +117,7 @@ var matrix = map[string][len(callers)]int{
 	"showDeadLetter":        {401, 200, 403, 200, 200, 403},
 	"readDeadLetterPayload": {401, 403, 403, 403, 200, 403},
 	"replayDeadLetter":      {401, 200, 403, 403, 200, 403},
+	"listDeliveries":        {401, 200, 403, 200, 200, 403},
 	"listApiKeys":           {401, 403, 403, 403, 200, 403},
 	"createApiKey":          {401, 403, 403, 403, 201, 403},
 	"rotateApiKey":          {401, 403, 403, 403, 200, 403},

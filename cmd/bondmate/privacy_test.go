@@ -166,7 +166,7 @@ func TestNothingIsLeftOfADeletedAccount(t *testing.T) {
 
 func (s shelves) checkTopic(t *testing.T, topic contract.Spec, ana *person, planted map[string]string) {
 	const day = 24 * time.Hour
-	kept := map[string]time.Duration{"commands": 7 * day, "events": 30 * day, "deadletter": 30 * day, "control": day, "presence": time.Hour}
+	kept := map[string]time.Duration{"commands": 7 * day, "events": 30 * day, "deadletter": 30 * day, "control": day, "presence": time.Hour, "pushes": 30 * day}
 	kind := strings.Split(topic.Name, ".")[1]
 	if topic.Configs["cleanup.policy"] == "compact" {
 		// Tombstones come with timers, which wait for the queue.

@@ -42,11 +42,12 @@ const (
 	WriteParked      Scope = "parked:write"
 	ReadDeadLetters  Scope = "dead-letters:read"
 	WriteDeadLetters Scope = "dead-letters:write"
+	ReadDeliveries   Scope = "deliveries:read"
 )
 
 // Scopes returns all that a key can hold.
 func Scopes() []Scope {
-	return []Scope{ReadUsers, WriteUsers, ReadReports, WriteReports, ReadParked, WriteParked, ReadDeadLetters, WriteDeadLetters}
+	return []Scope{ReadUsers, WriteUsers, ReadReports, WriteReports, ReadParked, WriteParked, ReadDeadLetters, WriteDeadLetters, ReadDeliveries}
 }
 
 // ParseScope reads the name of a scope.

@@ -110,6 +110,7 @@ var permissions = map[string]Permission{
 	"showDeadLetter":        {Least: identity.RoleSupport, Scope: ReadDeadLetters, Action: "ops.dead_letter.show"},
 	"readDeadLetterPayload": {Least: identity.RoleAdmin, Action: "ops.dead_letter.payload"},
 	"replayDeadLetter":      {Least: identity.RoleAdmin, Scope: WriteDeadLetters, Action: "ops.dead_letter.replay"},
+	"listDeliveries":        {Least: identity.RoleSupport, Scope: ReadDeliveries, Action: "ops.delivery.list"},
 	// A key never makes, changes or ends one: no scope.
 	"listApiKeys":  {Least: identity.RoleAdmin, Action: "ops.key.list"},
 	"createApiKey": {Least: identity.RoleAdmin, Action: "ops.key.create"},

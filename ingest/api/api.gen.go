@@ -37,6 +37,7 @@ func (e AcceptedCommandStatus) Valid() bool {
 const (
 	ApiKeyScopeDeadLettersRead  ApiKeyScope = "dead-letters:read"
 	ApiKeyScopeDeadLettersWrite ApiKeyScope = "dead-letters:write"
+	ApiKeyScopeDeliveriesRead   ApiKeyScope = "deliveries:read"
 	ApiKeyScopeParkedRead       ApiKeyScope = "parked:read"
 	ApiKeyScopeParkedWrite      ApiKeyScope = "parked:write"
 	ApiKeyScopeReportsRead      ApiKeyScope = "reports:read"
@@ -51,6 +52,8 @@ func (e ApiKeyScope) Valid() bool {
 	case ApiKeyScopeDeadLettersRead:
 		return true
 	case ApiKeyScopeDeadLettersWrite:
+		return true
+	case ApiKeyScopeDeliveriesRead:
 		return true
 	case ApiKeyScopeParkedRead:
 		return true
@@ -153,6 +156,57 @@ func (e CommandStatus) Valid() bool {
 	case CommandStatusApplied:
 		return true
 	case CommandStatusRejected:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DeliveryOutcome.
+const (
+	DeliveryOutcomeDelivered    DeliveryOutcome = "delivered"
+	DeliveryOutcomeExpired      DeliveryOutcome = "expired"
+	DeliveryOutcomeRejected     DeliveryOutcome = "rejected"
+	DeliveryOutcomeSuppressed   DeliveryOutcome = "suppressed"
+	DeliveryOutcomeUnregistered DeliveryOutcome = "unregistered"
+	DeliveryOutcomeWithdrawn    DeliveryOutcome = "withdrawn"
+)
+
+// Valid indicates whether the value is a known member of the DeliveryOutcome enum.
+func (e DeliveryOutcome) Valid() bool {
+	switch e {
+	case DeliveryOutcomeDelivered:
+		return true
+	case DeliveryOutcomeExpired:
+		return true
+	case DeliveryOutcomeRejected:
+		return true
+	case DeliveryOutcomeSuppressed:
+		return true
+	case DeliveryOutcomeUnregistered:
+		return true
+	case DeliveryOutcomeWithdrawn:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DeliveryStatus.
+const (
+	DeliveryStatusDue     DeliveryStatus = "due"
+	DeliveryStatusSending DeliveryStatus = "sending"
+	DeliveryStatusSettled DeliveryStatus = "settled"
+)
+
+// Valid indicates whether the value is a known member of the DeliveryStatus enum.
+func (e DeliveryStatus) Valid() bool {
+	switch e {
+	case DeliveryStatusDue:
+		return true
+	case DeliveryStatusSending:
+		return true
+	case DeliveryStatusSettled:
 		return true
 	default:
 		return false
@@ -1021,6 +1075,57 @@ type DeadLetter struct {
 // DeadLetterList defines model for DeadLetterList.
 type DeadLetterList struct {
 	DeadLetters []DeadLetter `json:"deadLetters"`
+}
+
+// Delivery defines model for Delivery.
+type Delivery struct {
+	// Attempts Calls to the provider that count.
+	Attempts  int       `json:"attempts"`
+	CreatedAt time.Time `json:"createdAt"`
+
+	// DeviceId The device may be gone by now.
+	DeviceId openapi_types.UUID `json:"deviceId"`
+
+	// DueAt While sending: when the claim of the notifier ends that has it.
+	DueAt time.Time `json:"dueAt"`
+
+	// Error What the last call ended in, as the provider said it.
+	Error     *string            `json:"error,omitempty"`
+	EventId   openapi_types.UUID `json:"eventId"`
+	ExpiresAt time.Time          `json:"expiresAt"`
+
+	// HandedAt When a call first may have put it on the phone.
+	HandedAt *time.Time         `json:"handedAt,omitempty"`
+	Id       openapi_types.UUID `json:"id"`
+
+	// Outcome Once it is settled.
+	Outcome *DeliveryOutcome `json:"outcome,omitempty"`
+
+	// Replaced An ending took back what may have been on the phone: it is, or was, replaced there by a silent message.
+	Replaced bool `json:"replaced"`
+
+	// Seq The event's place in the user's inbox.
+	Seq       int64          `json:"seq"`
+	SettledAt *time.Time     `json:"settledAt,omitempty"`
+	Status    DeliveryStatus `json:"status"`
+
+	// Told Whether the outcome is on the pushes topic.
+	Told bool `json:"told"`
+
+	// Type The event's type.
+	Type   string             `json:"type"`
+	UserId openapi_types.UUID `json:"userId"`
+}
+
+// DeliveryOutcome Once it is settled.
+type DeliveryOutcome string
+
+// DeliveryStatus defines model for Delivery.Status.
+type DeliveryStatus string
+
+// DeliveryList defines model for DeliveryList.
+type DeliveryList struct {
+	Deliveries []Delivery `json:"deliveries"`
 }
 
 // DetailedHealth defines model for DetailedHealth.
@@ -2354,6 +2459,11 @@ type ReadNotificationsParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListDeliveriesParams defines parameters for ListDeliveries.
+type ListDeliveriesParams struct {
+	EventId openapi_types.UUID `form:"eventId" json:"eventId"`
+}
+
 // ListReportsParams defines parameters for ListReports.
 type ListReportsParams struct {
 	Status *ListReportsParamsStatus `form:"status,omitempty" json:"status,omitempty"`
@@ -2667,6 +2777,9 @@ type ServerInterface interface {
 	// ReplayDeadLetter Write a dead letter to the commands topic again
 	// (POST /api/ops/dead-letters/{id}/replay)
 	ReplayDeadLetter(w http.ResponseWriter, r *http.Request, id Id)
+	// ListDeliveries What became of an event's pushes
+	// (GET /api/ops/deliveries)
+	ListDeliveries(w http.ResponseWriter, r *http.Request, params ListDeliveriesParams)
 	// ListParked Pairs whose commands wait
 	// (GET /api/ops/parked)
 	ListParked(w http.ResponseWriter, r *http.Request)
@@ -5025,6 +5138,39 @@ func (siw *ServerInterfaceWrapper) ReplayDeadLetter(w http.ResponseWriter, r *ht
 	handler.ServeHTTP(w, r)
 }
 
+// ListDeliveries operation middleware
+func (siw *ServerInterfaceWrapper) ListDeliveries(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeliveriesParams
+
+	// ------------- Required query parameter "eventId" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "eventId", r.URL.Query(), &params.EventId, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "eventId"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "eventId", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeliveries(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListParked operation middleware
 func (siw *ServerInterfaceWrapper) ListParked(w http.ResponseWriter, r *http.Request) {
 
@@ -5927,6 +6073,8 @@ func HandlerWithOptions(si ServerInterface, options GorillaServerOptions) http.H
 	r.HandleFunc(options.BaseURL+"/api/ops/parked/{id}/drop", wrapper.DropParked).Methods(http.MethodPost)
 
 	r.HandleFunc(options.BaseURL+"/api/ops/parked-actions/{id}", wrapper.ShowParkedAction).Methods(http.MethodGet)
+
+	r.HandleFunc(options.BaseURL+"/api/ops/deliveries", wrapper.ListDeliveries).Methods(http.MethodGet)
 
 	r.HandleFunc(options.BaseURL+"/api/ops/dead-letters", wrapper.ListDeadLetters).Methods(http.MethodGet)
 
@@ -12258,6 +12406,130 @@ func (response ReplayDeadLetterdefaultApplicationProblemPlusJSONResponse) VisitR
 	return err
 }
 
+type ListDeliveriesRequestObject struct {
+	Params ListDeliveriesParams
+}
+
+type ListDeliveriesResponseObject interface {
+	VisitListDeliveriesResponse(w http.ResponseWriter) error
+}
+
+type ListDeliveries200JSONResponse DeliveryList
+
+func (response ListDeliveries200JSONResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeliveries401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ListDeliveries401ApplicationProblemPlusJSONResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeliveries403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListDeliveries403ApplicationProblemPlusJSONResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeliveries429ApplicationProblemPlusJSONResponse struct {
+	LimitedApplicationProblemPlusJSONResponse
+}
+
+func (response ListDeliveries429ApplicationProblemPlusJSONResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RateLimitLimit != nil {
+		w.Header().Set("RateLimit-Limit", fmt.Sprint(*response.Headers.RateLimitLimit))
+	}
+	if response.Headers.RateLimitPolicy != nil {
+		w.Header().Set("RateLimit-Policy", fmt.Sprint(*response.Headers.RateLimitPolicy))
+	}
+	if response.Headers.RateLimitRemaining != nil {
+		w.Header().Set("RateLimit-Remaining", fmt.Sprint(*response.Headers.RateLimitRemaining))
+	}
+	if response.Headers.RateLimitReset != nil {
+		w.Header().Set("RateLimit-Reset", fmt.Sprint(*response.Headers.RateLimitReset))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeliveriesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ListDeliveriesdefaultApplicationProblemPlusJSONResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	if response.Headers.XRequestId != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListParkedRequestObject struct {
 }
 
@@ -15057,6 +15329,9 @@ type StrictServerInterface interface {
 	// ReplayDeadLetter Write a dead letter to the commands topic again
 	// (POST /api/ops/dead-letters/{id}/replay)
 	ReplayDeadLetter(ctx context.Context, request ReplayDeadLetterRequestObject) (ReplayDeadLetterResponseObject, error)
+	// ListDeliveries What became of an event's pushes
+	// (GET /api/ops/deliveries)
+	ListDeliveries(ctx context.Context, request ListDeliveriesRequestObject) (ListDeliveriesResponseObject, error)
 	// ListParked Pairs whose commands wait
 	// (GET /api/ops/parked)
 	ListParked(ctx context.Context, request ListParkedRequestObject) (ListParkedResponseObject, error)
@@ -16934,6 +17209,32 @@ func (sh *strictHandler) ReplayDeadLetter(w http.ResponseWriter, r *http.Request
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ReplayDeadLetterResponseObject); ok {
 		if err := validResponse.VisitReplayDeadLetterResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListDeliveries operation middleware
+func (sh *strictHandler) ListDeliveries(w http.ResponseWriter, r *http.Request, params ListDeliveriesParams) {
+	var request ListDeliveriesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDeliveries(ctx, request.(ListDeliveriesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDeliveries")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDeliveriesResponseObject); ok {
+		if err := validResponse.VisitListDeliveriesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
