@@ -36,7 +36,7 @@ const (
 type FirebaseConfig struct {
 	CredentialsFile string           // a service account's JSON file, read again for each token; required
 	Endpoint        string           // base URL instead of FCM's own, without /v1
-	InFlight        int              // connections kept; default 32
+	InFlight        int              // connections kept; default 256
 	Clock           func() time.Time // default time.Now
 }
 

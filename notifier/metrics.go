@@ -27,6 +27,7 @@ type metrics struct {
 	skipped      prometheus.Counter
 	replaced     prometheus.Counter
 	putOff       prometheus.Counter
+	quotaWaits   prometheus.Counter
 	told         *prometheus.CounterVec
 	untold       prometheus.Gauge
 	tellFailures *prometheus.CounterVec
@@ -68,10 +69,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		untold:       prometheus.NewGauge(gauge("outcomes_untold", "Outcomes that the pushes topic has not been told, of all notifiers, counted up to 10000.")),
 		tellFailures: prometheus.NewCounterVec(counter("outcome_failures_total", "Writes to the pushes topic by why they came to nothing: failed, refused (a right is missing), malformed (one row, given up)."), []string{"reason"}),
 		tellBreaker:  prometheus.NewGauge(gauge("outcomes_breaker_state", "The breaker before the pushes topic: 0 closed, 1 half open, 2 open. Pushes go on in each.")),
+		quotaWaits:   prometheus.NewCounter(counter("push_quota_waits_total", "Calls that waited for the quota of calls a minute.")),
 		skipped:      prometheus.NewCounter(counter("skipped_ranges_total", "Times that the topic no longer held the offset to go on from.")),
 	}
 	reg.MustRegister(m.events, m.age, m.lag, m.enqueued, m.outcomes, m.attempts, m.call, m.dueToSent, m.delivery, m.breaker,
-		m.transitions, m.backlog, m.held, m.lostClaims, m.skipped, m.replaced, m.putOff, m.told, m.untold, m.tellFailures, m.tellBreaker)
+		m.transitions, m.backlog, m.held, m.lostClaims, m.skipped, m.replaced, m.putOff, m.told, m.untold, m.tellFailures, m.tellBreaker, m.quotaWaits)
 	return m
 }
 

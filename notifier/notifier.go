@@ -14,10 +14,12 @@ import (
 )
 
 const (
-	defaultInFlight = 32
+	// Enough for 4,000 pushes a second at 50 ms each; a waiting call costs some KiB.
+	defaultInFlight = 256
 	// So many claimed deliveries a worker: enough to keep it busy between two claims, few
-	// enough that the last is called well before its lease ends.
-	heldPerWorker = 4
+	// enough that the last is called well before its lease ends, and while the look at its cuts
+	// is still fresh when a call takes the usual 50 ms.
+	heldPerWorker = 2
 )
 
 // Bus is what the notifier needs of Kafka; *bus.Client is one.
@@ -46,13 +48,19 @@ type Config struct {
 	Grace    time.Duration
 	MaxBatch int // records in one transaction; default 500
 
-	InFlight       int           // calls at once; default 32
+	InFlight       int           // calls at once; default 256
 	CallTimeout    time.Duration // of one call; default 10 s
 	StoreTimeout   time.Duration // of one transaction; default 5 s
 	Lease          time.Duration // of a claim; default enough for all that a process holds
 	PollInterval   time.Duration // longest time without looking for due deliveries; default 5 s
 	BreakerTimeout time.Duration // how long the breaker stays open; default 10 s
 	DrainTimeout   time.Duration // for calls in hand at the stop; default 10 s
+	// Probes is how many calls a half-open breaker lets through: so many successes in a row
+	// close it, one failure opens it again. Default 3.
+	Probes int
+	// PerMinute bounds this process's calls, so that all of them stay under the project's quota;
+	// default 600,000, which is what FCM gives a project; negative: no bound.
+	PerMinute int
 
 	// RetryBase and RetryCap bound the back-off; default 10 s, as FCM asks for, and 10 min.
 	RetryBase, RetryCap time.Duration
@@ -85,6 +93,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxBatch == 0 {
 		c.MaxBatch = 500
+	}
+	if c.Probes == 0 {
+		c.Probes = 3
+	}
+	if c.PerMinute == 0 {
+		c.PerMinute = 600_000
 	}
 	if c.InFlight == 0 {
 		c.InFlight = defaultInFlight

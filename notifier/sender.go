@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/sony/gobreaker/v2"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -36,6 +35,7 @@ type sender struct {
 	log     *slog.Logger
 	clock   func() time.Time
 	breaker *gobreaker.CircuitBreaker[struct{}]
+	quota   *rate.Limiter
 	texts   texts
 	teller  *teller
 
@@ -45,7 +45,7 @@ type sender struct {
 	mu sync.Mutex
 	// held is what is claimed and not settled. None of it is claimed again, even when its
 	// lease has ended: its call may be under way, or its result wait for Postgres.
-	held map[uuid.UUID]struct{}
+	held map[uuid.UUID]time.Time // until when it is claimed
 }
 
 func newSender(cfg Config, s store, m *metrics) (*sender, error) {
@@ -55,12 +55,17 @@ func newSender(cfg Config, s store, m *metrics) (*sender, error) {
 	}
 	snd := &sender{
 		cfg: cfg, store: s, metrics: m, log: cfg.Log, clock: cfg.Clock, wake: make(chan struct{}, 1),
-		held: map[uuid.UUID]struct{}{}, texts: said,
+		held: map[uuid.UUID]time.Time{}, texts: said,
 		teller: newTeller(cfg, s, m),
+	}
+	snd.quota = rate.NewLimiter(rate.Inf, 0)
+	if cfg.PerMinute > 0 {
+		// A second's worth may go at once, so that a pause costs nothing.
+		snd.quota = rate.NewLimiter(rate.Limit(float64(cfg.PerMinute)/60), max(1, cfg.PerMinute/60))
 	}
 	snd.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         "push",
-		MaxRequests:  1,
+		MaxRequests:  uint32(cfg.Probes),
 		Interval:     breakerWindow,
 		BucketPeriod: breakerBucket,
 		Timeout:      cfg.BreakerTimeout,
@@ -131,24 +136,26 @@ func (s *sender) Run(ctx context.Context) error {
 }
 
 // claimAll hands due deliveries to the workers until ctx ends. While the breaker is open
-// it claims nothing, and one when it is half open, so that waiting burns no attempts.
+// it claims nothing, and a few when it is half open, so that waiting burns no attempts.
 func (s *sender) claimAll(ctx context.Context, jobs chan<- claimed, limit int) {
 	failures := 0
 	for ctx.Err() == nil {
-		held := s.holding()
-		room := limit - len(held)
+		held, overdue := s.holding()
+		room := limit - held
 		switch s.breaker.State() {
 		case gobreaker.StateOpen:
 			room = 0
 		case gobreaker.StateHalfOpen:
-			room = min(room, 1-min(1, len(held)))
+			room = min(room, s.cfg.Probes-held)
 		case gobreaker.StateClosed:
 		}
-		if room <= 0 || s.stalled.Load() {
+		// While there is work enough for all workers waiting, what comes free is left to gather:
+		// a claim costs the same few statements for one delivery as for hundreds.
+		if len(jobs) >= s.cfg.InFlight || room <= 0 || s.stalled.Load() {
 			s.wait(ctx, min(s.cfg.PollInterval, s.cfg.BreakerTimeout/4))
 			continue
 		}
-		taken, err := s.claim(ctx, jobs, room, held)
+		taken, err := s.claim(ctx, jobs, room, overdue)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
@@ -165,14 +172,15 @@ func (s *sender) claimAll(ctx context.Context, jobs chan<- claimed, limit int) {
 	}
 }
 
-// claim takes up to room deliveries that are not held and returns how many rows it dealt with.
-func (s *sender) claim(ctx context.Context, jobs chan<- claimed, room int, held []uuid.UUID) (int, error) {
+// claim takes up to room deliveries, none of them overdue ones that are held, and returns how
+// many rows it dealt with.
+func (s *sender) claim(ctx context.Context, jobs chan<- claimed, room int, overdue []uuid.UUID) (int, error) {
 	// On its own deadline: a claim that is under way when ctx ends is finished, for its rows
 	// would wait for their lease otherwise.
 	dbctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.StoreTimeout)
 	defer cancel()
 	now := s.clock()
-	claims, closed, err := s.store.claim(dbctx, now, claimTerms{leaseEnds: now.Add(s.cfg.Lease), limit: room, except: held})
+	claims, closed, err := s.store.claim(dbctx, now, claimTerms{leaseEnds: now.Add(s.cfg.Lease), limit: room, except: overdue})
 	if err != nil {
 		return 0, err
 	}
@@ -190,17 +198,25 @@ func (s *sender) claim(ctx context.Context, jobs chan<- claimed, room int, held 
 	return len(claims) + len(closed), nil
 }
 
-func (s *sender) holding() []uuid.UUID {
+// holding returns how many deliveries are held, and those whose lease is about to end: the
+// others cannot be due.
+func (s *sender) holding() (n int, overdue []uuid.UUID) {
+	soon := s.clock().Add(s.cfg.StoreTimeout)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.AppendSeq(make([]uuid.UUID, 0, len(s.held)), maps.Keys(s.held))
+	for id, until := range s.held {
+		if until.Before(soon) {
+			overdue = append(overdue, id)
+		}
+	}
+	return len(s.held), overdue
 }
 
 func (s *sender) hold(claims []claimed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range claims {
-		s.held[c.ID] = struct{}{}
+		s.held[c.ID] = c.LeaseEnds
 	}
 	s.metrics.held.Set(float64(len(s.held)))
 }
@@ -243,6 +259,9 @@ func (s *sender) wait(ctx context.Context, d time.Duration) {
 
 // deliver makes one call, or none when there is no time for it or the breaker is open.
 func (s *sender) deliver(ctx, calls context.Context, job claimed) settlement {
+	if wait, ok := s.waitForQuota(ctx, job); !ok {
+		return s.resolve(job, s.clock(), &SendError{Verdict: Cancelled, RetryAfter: wait, Cause: errors.New("no quota left for the call")})
+	}
 	now := s.clock()
 	// Past that, another notifier could claim the row while our call is under way.
 	if ctx.Err() != nil || now.Add(s.cfg.CallTimeout).After(job.LeaseEnds) {
@@ -276,6 +295,29 @@ func (s *sender) deliver(ctx, calls context.Context, job claimed) settlement {
 	result := s.resolve(job, s.clock(), err)
 	result.handed = called && mayBeOnPhone(err)
 	return result
+}
+
+// waitForQuota waits until the call may be made. When that would be too late for its lease, or
+// ctx ends, it says how long the call should wait instead; that is no attempt.
+func (s *sender) waitForQuota(ctx context.Context, job claimed) (wait time.Duration, ok bool) {
+	turn := s.quota.Reserve()
+	if wait = turn.Delay(); wait <= 0 {
+		return 0, true
+	}
+	s.metrics.quotaWaits.Inc()
+	if s.clock().Add(wait + s.cfg.CallTimeout).After(job.LeaseEnds) {
+		turn.Cancel()
+		return wait, false
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return 0, true
+	case <-ctx.Done():
+		turn.Cancel()
+		return 0, false
+	}
 }
 
 // withdrawn looks again whether a cut took the event back.

@@ -463,6 +463,13 @@ func (s store) settle(ctx context.Context, now time.Time, results []settlement) 
 		}
 	}
 	var settled int64
+	if len(gone) == 0 { // a transaction by itself
+		tag, err := s.pool.Exec(ctx, settleClaims, ids, claims, outcomes, attempts, due, errs, now, handed, replaces, told)
+		if err != nil {
+			return 0, fmt.Errorf("settle %d pushes: %w", n, err)
+		}
+		return tag.RowsAffected(), nil
+	}
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, settleClaims, ids, claims, outcomes, attempts, due, errs, now, handed, replaces, told)
 		if err != nil {

@@ -53,7 +53,7 @@ func (p *process) pushProvider() (push, error) {
 }
 
 func (p *process) addNotifier(ctx context.Context, on servers, to push) error {
-	provider, err := notifier.NewFirebase(ctx, notifier.FirebaseConfig{CredentialsFile: to.credentials, Endpoint: to.endpoint})
+	provider, err := notifier.NewFirebase(ctx, notifier.FirebaseConfig{CredentialsFile: to.credentials, Endpoint: to.endpoint, InFlight: p.cfg.PushInFlight})
 	if err != nil {
 		return err
 	}
@@ -72,6 +72,8 @@ func (p *process) addNotifier(ctx context.Context, on servers, to push) error {
 		Registerer: p.registry,
 		Clock:      p.clock,
 		Grace:      pushGrace(p.cfg.PushGrace),
+		InFlight:   p.cfg.PushInFlight,
+		PerMinute:  p.cfg.PushPerMinute,
 	})
 	if err != nil {
 		return err

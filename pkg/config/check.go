@@ -109,6 +109,8 @@ func (c Config) check() []*Fault {
 		check.httpURL("FCM_ENDPOINT", c.FCMEndpoint)
 	}
 	check.lasts("PUSH_GRACE", c.PushGrace, 0, time.Minute)
+	check.within("PUSH_IN_FLIGHT", c.PushInFlight, 1, 5_000)
+	check.within("PUSH_PER_MINUTE", c.PushPerMinute, 1, 100_000_000)
 
 	check.mail(c)
 

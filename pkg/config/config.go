@@ -89,6 +89,8 @@ type Config struct {
 	FirebaseEmulator        string        `env:"FIREBASE_AUTH_EMULATOR_HOST" about:"host:port of Firebase's emulator, whose ID tokens nobody signs: for development; production refuses it"`
 	FCMEndpoint             string        `env:"FCM_ENDPOINT" about:"base URL of FCM HTTP v1, for tests; unset: Google's"`
 	PushGrace               time.Duration `env:"PUSH_GRACE" envDefault:"1.5s" about:"how long a push waits for a visible socket to acknowledge its event"`
+	PushInFlight            int           `env:"PUSH_IN_FLIGHT" envDefault:"256" about:"calls to FCM at once, of one notifier"`
+	PushPerMinute           int           `env:"PUSH_PER_MINUTE" envDefault:"600000" about:"calls to FCM a minute, of one notifier: the project's quota, divided by how many notifiers there are"`
 
 	SMTPURL          string `env:"SMTP_URL" secret:"url" about:"mail server: smtp://user:password@host:587 (STARTTLS) or smtps://…:465; unset: SMTP_HOST, or else, outside production, a file in DATA_DIR"`
 	SMTPHost         string `env:"SMTP_HOST" about:"mail server, in the place of SMTP_URL; it must offer STARTTLS unless it is on loopback"`

@@ -25,7 +25,7 @@ func TestLoadDefaults(t *testing.T) {
 		Env: Development, LogLevel: "info", LogFormat: "auto", Port: 3000, DataDir: ".bondmate", MaxConnections: 16000,
 		DatabaseMaxConns: 50, DatabaseMinConns: 5, PostgresRepository: "https://repo1.maven.org/maven2",
 		KafkaTopicPrefix: "bondmate", KafkaPartitions: 12, KafkaReplication: 1, RedisPort: 6379, KafkaSessionTimeout: 10 * time.Second,
-		SessionTTL: 60 * 24 * time.Hour, SessionMaxAge: 365 * 24 * time.Hour, PushGrace: 1500 * time.Millisecond, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
+		SessionTTL: 60 * 24 * time.Hour, SessionMaxAge: 365 * 24 * time.Hour, PushGrace: 1500 * time.Millisecond, PushInFlight: 256, PushPerMinute: 600_000, BatchMax: 256, IngestDeadline: 2500 * time.Millisecond, ClockSkew: time.Second,
 		RequestTTL: 7 * 24 * time.Hour, RestoreWindow: 720 * time.Hour, RetentionEvents: 2160 * time.Hour, RetentionCommands: 720 * time.Hour, RetentionPushes: 1080 * time.Hour,
 		RetentionReports: 2160 * time.Hour, SlotsFree: 1, SlotsPremium: 3, RetentionInterval: time.Hour, MessageMaxLength: 500,
 		BreakupTTL: 7 * 24 * time.Hour, SendsPerTarget: 3, RateLimits: true, Cache: true, CacheMemoryBytes: 32 << 20,

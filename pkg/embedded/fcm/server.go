@@ -71,7 +71,7 @@ type Server struct {
 	mu      sync.Mutex
 	scripts []*script
 	tokens  map[string]time.Time // access token → when it ends
-	recent  []received           // oldest first, at most cfg.Keep
+	recent  []received           // oldest first; the last cfg.Keep count
 	begun   int                  // messages that have come
 	changed chan struct{}        // closed and replaced at each message
 }
@@ -204,7 +204,7 @@ func (s *Server) keep(token string, push Push) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.recent = append(s.recent, received{token: token, push: push})
-	if over := len(s.recent) - s.cfg.Keep; over > 0 {
+	if over := len(s.recent) - s.cfg.Keep; over > s.cfg.Keep/2 { // not for each: it copies all
 		s.recent = append(s.recent[:0:0], s.recent[over:]...)
 	}
 	if _, err := s.file.Write(append(line, '\n')); err != nil {
@@ -220,7 +220,7 @@ func (s *Server) Recent(token string) []Push {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Push
-	for _, r := range s.recent {
+	for _, r := range s.recent[max(0, len(s.recent)-s.cfg.Keep):] {
 		if token == "" || r.token == token {
 			out = append(out, r.push)
 		}
