@@ -82,6 +82,10 @@ bench-sockets: ## 5,000 sockets next to a bare gorilla server: memory, latency, 
 	@mkdir -p bin
 	$(GO) test -count=1 -v -timeout 30m -run '^TestSockets$$' ./realtime -sockets 5000 -rate 2000 -for 10s -settle 5s -rounds 5 -topic 300000 -out $(CURDIR)/bin
 
+.PHONY: bench-pushes
+bench-pushes: ## pushes a second of one notifier, against a stand-in that answers at once and after 50 ms
+	$(GO) test -run '^$$' -bench Pushes -benchtime 20000x ./notifier
+
 .PHONY: clean
 clean: ## remove the binary and the development state
 	rm -rf bin .bondmate
