@@ -142,13 +142,13 @@ func (t *teller) write(ctx context.Context, recs []contract.Record) map[int]erro
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		return all()
 	}
-	reason, level, what := "failed", slog.LevelWarn, "outcomes of pushes wait for Kafka; pushes go on"
+	reason, level := "failed", slog.LevelWarn
 	if !bus.Retriable(err) {
-		reason, level, what = "refused", slog.LevelError, "outcomes of pushes are refused by Kafka and wait; pushes go on"
+		reason, level = "refused", slog.LevelError
 	}
 	t.metrics.tellFailures.WithLabelValues(reason).Inc()
 	if !t.failing.Swap(true) {
-		t.log.Log(ctx, level, what, "topic", t.cfg.Outcomes, "error", err)
+		t.log.Log(ctx, level, "outcomes of pushes wait, and pushes go on", "why", reason, "topic", t.cfg.Outcomes, "error", err)
 	}
 	if partly, ok := errors.AsType[*bus.WriteError](err); ok {
 		return partly.Failed
