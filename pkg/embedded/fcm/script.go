@@ -15,7 +15,10 @@ type Answer struct {
 	Body   string        // default: what FCM says for the status
 	Delay  time.Duration // before anything is recorded and answered
 	Drop   bool          // cut the connection instead of answering
-	Times  int           // how many calls it answers; 0 means one, negative means every one
+	// Reaches: the phone gets the push, though it is answered otherwise, or not at all. FCM has
+	// done that.
+	Reaches bool
+	Times   int // how many calls it answers; 0 means one, negative means every one
 }
 
 func (a Answer) status() int {

@@ -59,6 +59,7 @@ type Push struct {
 	Status  int             `json:"status"` // HTTP status; 0 when the connection was dropped instead
 	Message json.RawMessage `json:"message"`
 	Began   time.Time       `json:"-"` // when the call had come in, before any delay
+	Reached bool            `json:"-"` // the phone gets it
 }
 
 // Server is the stand-in. All its methods are safe for concurrent use.
@@ -187,7 +188,7 @@ func (s *Server) serveSend(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 		}
 	}
-	s.keep(token, Push{Time: s.cfg.Clock().UTC(), Status: answer.status(), Message: msg, Began: began})
+	s.keep(token, Push{Time: s.cfg.Clock().UTC(), Status: answer.status(), Message: msg, Began: began, Reached: answer.Reaches || answer.status() == http.StatusOK})
 	if answer.Drop {
 		panic(http.ErrAbortHandler) // the documented way to cut a connection without an answer
 	}
