@@ -140,3 +140,44 @@ func TestRetryAfterHeader(t *testing.T) {
 		}
 	}
 }
+
+// The handbook for the app has the same table.
+func TestRulesAreInTheHandbook(t *testing.T) {
+	t.Parallel()
+	said := newTexts(t)
+	all, unread := rules(), partner.UnreadEventTypes()
+	table := "| event | category | lives | priority | collapse id | unread | text, where `privacy.preview` is `full` |\n|---|---|---|---|---|---|---|\n"
+	var silent []string
+	for _, kind := range partner.EventTypes() {
+		r := all[kind]
+		if !r.pushed {
+			silent = append(silent, "`"+kind.String()+"`")
+			continue
+		}
+		priority, collapse, counts, text := "normal", map[subject]string{
+			theEvent: "`event-{id}`", theRequest: "`request-{id}`", thePartnership: "`partnership-{id}`", theBadge: "`badge`",
+		}[r.collapseBy], "no", "none: it sets the number on the icon"
+		if r.high {
+			priority = "high"
+		}
+		if slices.Contains(unread, int16(kind)) {
+			counts = "yes"
+		}
+		category := "none"
+		if kind.Category() != "" {
+			category = "`" + string(kind.Category()) + "`"
+		}
+		if !r.quietly {
+			text = said.text("en", r.text)
+		}
+		table += fmt.Sprintf("| `%s` | %s | %d days | %s | %s | %s | %s |\n", kind, category, int(r.ttl/day), priority, collapse, counts, text)
+	}
+	table += "\nNot pushed: " + strings.Join(silent, ", ") + "; nor what the reader did themselves, nor what is `silent`.\n"
+	handbook, err := os.ReadFile("../docs/mobile.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(handbook), table) {
+		t.Errorf("docs/mobile.md lacks the table\n%s", table)
+	}
+}

@@ -363,6 +363,57 @@ func (a *contractOf) pushes(t *testing.T) {
 	}
 }
 
+// What a socket in front has acknowledged is not pushed; what a phone lost on its way is, once;
+// and a tablet that nobody looks at silences nothing.
+func (a *contractOf) acknowledgements(t *testing.T) {
+	t.Parallel()
+	c := a.people(t, "ana", "seen", "lost", "hidden")
+	wait := "Prefer: wait=10"
+	sockets := map[string]*websocket.Conn{}
+	for _, who := range []string{"seen", "lost", "hidden"} {
+		a.run(t, c, []step{{as: who, call: "POST /api/devices", body: `{"kind":"fcm","token":"{` + who + `}","platform":"android"}`, status: 201}})
+		conn, _, err := a.dial(t.Context(), http.Header{"Authorization": {"Bearer " + c[who+".token"]}}, "bondmate.v1")
+		if err == nil {
+			err = conn.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"op":"hello","after":0,"visible":%t}`, who != "hidden"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		expect(t, conn, c, `{"op":"=ready"}`)
+		sockets[who] = conn
+	}
+	for who, conn := range sockets {
+		a.run(t, c, []step{{as: "ana", call: "POST /api/enhanced-partners/request", body: `{"toUserId":"{` + who + `}"}`, header: wait, status: 200}})
+		expect(t, conn, c, `{"op":"=event","seq":"=1","type":"=request.received"}`)
+		if who == "lost" {
+			_ = conn.Close() // it has reached the phone, and nobody knows
+			continue
+		}
+		if err := conn.WriteMessage(websocket.TextMessage, []byte(`{"op":"ack","seq":1}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pool := connect(t, readAddress(t, a.dir, "postgres.dsn"))
+	for who, want := range map[string]string{"seen": "suppressed", "lost": "delivered", "hidden": "delivered"} {
+		var outcomes []string
+		eventually(t, 20*time.Second, who+"'s push is settled", func() (bool, error) {
+			err := pool.QueryRow(t.Context(), `SELECT coalesce(array_agg(coalesce(outcome, 'waits')), '{}') FROM push_deliveries WHERE user_id = $1`, c[who]).Scan(&outcomes)
+			return len(outcomes) == 1 && outcomes[0] != "waits", err
+		})
+		if outcomes[0] != want {
+			t.Errorf("%s's push is %s, want %s", who, outcomes[0], want)
+		}
+		sent, err := os.ReadFile(filepath.Join(a.dir, "pushes.jsonl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(sent), `"token":"`+c[who]+`"`); n != map[bool]int{true: 1}[want == "delivered"] {
+			t.Errorf("%d pushes for %s, whose push is %s", n, who, want)
+		}
+	}
+}
+
 func (a *contractOf) metrics(t *testing.T) {
 	if got, want := readAddress(t, a.dir, "admin.addr"), strings.TrimPrefix(a.process.admin, "http://"); got != want {
 		t.Errorf("admin.addr says %s, not %s", got, want)

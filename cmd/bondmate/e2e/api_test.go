@@ -36,6 +36,7 @@ func TestContract(t *testing.T) {
 		t.Run("presence", a.presence)
 		t.Run("read marks", a.readMarks)
 		t.Run("pushes", a.pushes)
+		t.Run("acknowledgements", a.acknowledgements)
 	})
 	t.Run("metrics", a.metrics)
 }
