@@ -1,6 +1,10 @@
 package notifier
 
 import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -170,7 +174,7 @@ func TestRulesAreInTheHandbook(t *testing.T) {
 		if !r.quietly {
 			text = said.text("en", r.text)
 		}
-		table += fmt.Sprintf("| `%s` | %s | %d days | %s | %s | %s | %s |\n", kind, category, int(r.ttl/day), priority, collapse, counts, text)
+		table += fmt.Sprintf("| `%s` | %s | %d d | %s | %s | %s | %s |\n", kind, category, int(r.ttl/day), priority, collapse, counts, text)
 	}
 	table += "\nNot pushed: " + strings.Join(silent, ", ") + "; nor what the reader did themselves, nor what is `silent`.\n"
 	handbook, err := os.ReadFile("../docs/mobile.md")
