@@ -67,7 +67,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		putOff:       prometheus.NewCounter(counter("pushes_put_off_total", "Times that a push was put off until its user's quiet hours end.")),
 		told:         prometheus.NewCounterVec(counter("outcomes_told_total", "Outcomes written to the pushes topic: at_once, before they were settled, or later, by who looks for what was not."), []string{"when"}),
 		untold:       prometheus.NewGauge(gauge("outcomes_untold", "Outcomes that the pushes topic has not been told, of all notifiers, counted up to 10000.")),
-		tellFailures: prometheus.NewCounterVec(counter("outcome_failures_total", "Writes to the pushes topic by why they came to nothing: failed, refused (a right is missing), malformed (one row, given up)."), []string{"reason"}),
+		tellFailures: prometheus.NewCounterVec(counter("outcome_failures_total", "Writes to the pushes topic by why they came to nothing: failed, refused (the topic or the right to it is missing), malformed (one row, given up)."), []string{"reason"}),
 		tellBreaker:  prometheus.NewGauge(gauge("outcomes_breaker_state", "The breaker before the pushes topic: 0 closed, 1 half open, 2 open. Pushes go on in each.")),
 		quotaWaits:   prometheus.NewCounter(counter("push_quota_waits_total", "Calls that waited for the quota of calls a minute.")),
 		skipped:      prometheus.NewCounter(counter("skipped_ranges_total", "Times that the topic no longer held the offset to go on from.")),

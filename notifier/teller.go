@@ -143,7 +143,7 @@ func (t *teller) write(ctx context.Context, recs []contract.Record) map[int]erro
 		return all()
 	}
 	reason, level := "failed", slog.LevelWarn
-	if !bus.Retriable(err) {
+	if !bus.Retriable(err) || bus.Unseen(err) { // nobody but an operator mends that
 		reason, level = "refused", slog.LevelError
 	}
 	t.metrics.tellFailures.WithLabelValues(reason).Inc()

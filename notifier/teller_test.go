@@ -2,7 +2,6 @@ package notifier
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -98,41 +97,35 @@ func TestOutcomesAreTold(t *testing.T) {
 	}
 }
 
-// Without Kafka pushes go on, and their outcomes are told once it is back; also while only
-// this topic is refused.
+// Without Kafka pushes go on, and their outcomes are told once it is back.
 func TestPushesDoNotWaitForTheirTopic(t *testing.T) {
 	t.Parallel()
-	for name, away := range map[string]error{"away": context.DeadlineExceeded, "refused": errors.New("no right to it")} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w, topic := newWorld(t), &pushesTopic{away: away}
-			cfg := w.config()
-			cfg.Bus = topic
-			n := w.notifier(cfg)
-			var phones []uuid.UUID
-			for i := range 20 {
-				phones = append(phones, w.phone("phone-"+string(rune('a'+i))).user)
-			}
-			w.deliver(n, received(1, phones...))
-			w.background(n.Run)
-			if diff := cmp.Diff(map[Outcome]int{Delivered: 20}, w.awaitSettled(20)); diff != "" {
-				t.Errorf("outcomes (-want +got):\n%s", diff)
-			}
-			if n := w.untold(); n != 20 {
-				t.Errorf("%d outcomes wait, want 20", n)
-			}
-			topic.set(nil)
-			w.await("all to be told", func() bool { return w.untold() == 0 })
-			told := topic.outcomes()
-			if len(told) != 20 {
-				t.Errorf("%d deliveries told of, want 20", len(told))
-			}
-			for id, of := range told {
-				if !slices.Equal(of, []string{"delivered"}) {
-					t.Errorf("of %s was told %v", id, of)
-				}
-			}
-		})
+	w, topic := newWorld(t), &pushesTopic{away: context.DeadlineExceeded}
+	cfg := w.config()
+	cfg.Bus = topic
+	n := w.notifier(cfg)
+	var phones []uuid.UUID
+	for i := range 20 {
+		phones = append(phones, w.phone("phone-"+string(rune('a'+i))).user)
+	}
+	w.deliver(n, received(1, phones...))
+	w.background(n.Run)
+	if diff := cmp.Diff(map[Outcome]int{Delivered: 20}, w.awaitSettled(20)); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+	if n := w.untold(); n != 20 {
+		t.Errorf("%d outcomes wait, want 20", n)
+	}
+	topic.set(nil)
+	w.await("all to be told", func() bool { return w.untold() == 0 })
+	told := topic.outcomes()
+	if len(told) != 20 {
+		t.Errorf("%d deliveries told of, want 20", len(told))
+	}
+	for id, of := range told {
+		if !slices.Equal(of, []string{"delivered"}) {
+			t.Errorf("of %s was told %v", id, of)
+		}
 	}
 }
 
@@ -168,9 +161,9 @@ func TestToldAndNotSettledIsToldAgain(t *testing.T) {
 	}
 }
 
-// What an ending settled in the table, and what it has replaced on the phone, is told too;
-// of a replaced one the last record counts.
-func TestCutsAreTold(t *testing.T) {
+// A row that says nothing of being told, as the processor settles what it cuts and as a
+// binary of before does, is told.
+func TestWhatSaysNothingIsTold(t *testing.T) {
 	t.Parallel()
 	w, topic := newWorld(t), &pushesTopic{}
 	cfg := w.config()
@@ -181,21 +174,6 @@ func TestCutsAreTold(t *testing.T) {
 	w.background(n.Run)
 	w.awaitSettled(1)
 	w.await("it to be told", func() bool { return w.untold() == 0 })
-	w.exec(`INSERT INTO inbox (user_id, seq, partition, event_seq, origin) VALUES ($1, 5, 0, 1, $2)`, p.user, ex)
-	w.exec(`INSERT INTO cuts (recipient, origin, after_seq, last_seq, made_at) VALUES ($1, $2, 3, 7, now())`, p.user, ex)
-	w.exec(`UPDATE push_deliveries SET status = 1, due_at = now(), cut_at = now(), handed_at = now(), outcome = NULL, settled_at = NULL, untold = true WHERE user_id = $1`, p.user)
-	n.sender.nudge()
-	w.await("the replacement to be told", func() bool { return len(topic.outcomes()[w.deliveryOf(p)]) == 2 })
-	if got := topic.outcomes()[w.deliveryOf(p)]; !slices.Equal(got, []string{"delivered", "withdrawn"}) {
-		t.Errorf("told %v", got)
-	}
-	last := topic.told[len(topic.told)-1]
-	if !last.Replaced || last.Attempts <= topic.told[0].Attempts {
-		t.Errorf("the last record is %+v, want it replaced and with more attempts than %d", last, topic.told[0].Attempts)
-	}
-
-	// As the processor settles what is due when it cuts, and as a binary of before would: a
-	// row that says nothing of being told is told.
 	w.exec(`INSERT INTO push_deliveries (id, user_id, device_id, event_id, seq, type, status, outcome, due_at, expires_at, payload, created_at, settled_at)
 		SELECT gen_random_uuid(), user_id, device_id, event_id, 6, type, 3, 'withdrawn', now(), now(), payload, now(), now() FROM push_deliveries WHERE user_id = $1`, p.user)
 	w.await("that one to be told", func() bool { return len(topic.outcomes()) == 2 && w.untold() == 0 })

@@ -108,6 +108,10 @@ func Retriable(err error) bool {
 	return true
 }
 
+// Unseen says whether a topic does not exist, or is not shown since this login has no right
+// to it: the two look the same. Both may be mended while the call is tried again, by somebody.
+func Unseen(err error) bool { return errors.Is(err, kafka.UnknownTopicOrPartition) }
+
 // permanent lists the broker's answers that a repeat does not change. All of them are
 // given before anything is appended.
 func permanent(code kafka.Error) bool {
