@@ -345,3 +345,43 @@ func TestUntoldIsFoundByItsIndex(t *testing.T) {
 		}
 	}
 }
+
+// A delivery that an ending makes due again is untold from then on, whether it had been told
+// before or is told while it is marked: whoever settles it next need not know of that.
+func TestDueAgainIsUntold(t *testing.T) {
+	t.Parallel()
+	for _, during := range []bool{true, false} {
+		w := newWorld(t)
+		n := w.notifier(w.config())
+		p := w.phone("phone")
+		w.of(ex, p.user, 5)
+		w.deliver(n, received(5, p.user))
+		now := time.Now()
+		jobs, _, err := n.sender.store.claim(t.Context(), now, claimTerms{leaseEnds: now.Add(time.Minute), limit: 10})
+		if err != nil || len(jobs) != 1 {
+			t.Fatalf("claimed %d, %v", len(jobs), err)
+		}
+		result := n.sender.resolve(jobs[0], now, nil)
+		result.told, result.handed = true, true
+		steps := []func(){
+			func() {
+				if settled, err := n.sender.store.settle(t.Context(), now, []settlement{result}); err != nil || settled != 1 {
+					t.Fatalf("settled %d, %v", settled, err)
+				}
+			},
+			func() {
+				w.cut(p.user, 3, 7)
+				w.deliver(n, ending(p.user, ex))
+			},
+		}
+		if during {
+			slices.Reverse(steps)
+		}
+		for _, step := range steps {
+			step()
+		}
+		if n := query[int](w, `SELECT count(*) FROM push_deliveries WHERE status = 1 AND untold`); n != 1 {
+			t.Errorf("marked during the call %v: %d due again and untold, want 1", during, n)
+		}
+	}
+}

@@ -268,7 +268,7 @@ func (w *guarded) analystsTool(t *testing.T) {
 		return string(out), err
 	}
 	groups := contract.NewGroups(w.prefix)
-	for _, topic := range []string{w.topics.Events, w.topics.Couples, w.topics.Users} {
+	for _, topic := range []string{w.topics.Events, w.topics.Couples, w.topics.Users, w.topics.Pushes} {
 		out, err := tool("-G", groups.Analysts+"-report", topic)
 		if err != nil || !strings.Contains(out, "{") {
 			t.Errorf("read %s in a group: %v\n%s", topic, err, out)
