@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -131,7 +132,8 @@ func analysts(t *testing.T) (modules string) {
 }
 
 // live makes three couples of eight people, of whom one parts and is restored, a request
-// that is declined, and one that is refused. A ninth does nothing. It returns more than the
+// that is declined, and one that is refused. A ninth does nothing. The two of the declined
+// request have a phone that gets pushes. It returns more than the
 // longest time that an acceptance took.
 func live(t *testing.T, server *phone.Server) (most time.Duration) {
 	t.Helper()
@@ -158,6 +160,12 @@ func live(t *testing.T, server *phone.Server) (most time.Duration) {
 	}
 	must(p[0].Remove(t.Context(), phone.Wait(10)))
 	marry(p[1], p[0])
+	for i, who := range p[6:8] {
+		device := map[string]any{"kind": "fcm", "token": fmt.Sprint("phone-", i), "platform": "android"}
+		if answer, err := who.Do(t.Context(), http.MethodPost, "/api/devices", device); err != nil || answer.Decode(http.StatusCreated, nil) != nil {
+			t.Fatalf("a phone for pushes: %v %s", err, answer.Body)
+		}
+	}
 	asked := must(p[6].Send(t.Context(), p[7].UserID, phone.Wait(10)))
 	must(p[7].Decline(t.Context(), asked.RequestID, phone.Wait(10)))
 	if answer, err := p[6].Send(t.Context(), p[6].UserID, phone.Wait(10)); err != nil || answer.Outcome().Code != "self_request" {
@@ -210,7 +218,9 @@ func TestAnalyticsDocument(t *testing.T) {
 		data, dir := t.TempDir(), t.TempDir()
 		p := launch(t, []string{"all"}, "DATA_DIR="+data)
 		live(t, p.server())
-		h.settled(t, modules, dir, func() { h.fetchWithKcat(t, dir, readAddress(t, data, "kafka.addr"), "bondmate") }, state, "export")
+		all := maps.Clone(state)
+		all["pushes-by-type"] = `[{"type":"request.declined","deliveries":"1","delivered":100,"suppressed":0},{"type":"request.received","deliveries":"1","delivered":100,"suppressed":0}]`
+		h.settled(t, modules, dir, func() { h.fetchWithKcat(t, dir, readAddress(t, data, "kafka.addr"), "bondmate") }, all, "export")
 
 		// In the database it happened two days ago: one couple a month before, the others
 		// accepted after 2, 10 and 20 minutes.
