@@ -180,7 +180,7 @@ func TestKeysGoAsFarAsTheirScopes(t *testing.T) {
 			t.Run(method+" "+path, func(t *testing.T) {
 				t.Parallel()
 				call := func(s server) answer {
-					return s.call(method, pathParameter.ReplaceAllString(path, uuid.NewString()), nil)
+					return s.call(method, addressOf(path, op, uuid.New()), nil)
 				}
 				for name, key := range map[string]string{"forged": forged, "cut off": all.key[:60], "empty": ""} {
 					if got := call(server{o, all.id, key}); got.status != 401 || got.code() != "unauthenticated" {

@@ -42,6 +42,18 @@ func (w *world) lines(actor uuid.UUID) []string {
 
 var pathParameter = regexp.MustCompile(`\{[^}]+\}`)
 
+// addressOf is where an operation is called about something: in its path, or in the one query
+// parameter that it cannot do without.
+func addressOf(path string, op *openapi3.Operation, about uuid.UUID) string {
+	at := pathParameter.ReplaceAllString(path, about.String())
+	for _, p := range op.Parameters {
+		if p.Value.In == openapi3.ParameterInQuery && p.Value.Required {
+			at += "?" + p.Value.Name + "=" + about.String()
+		}
+	}
+	return at
+}
+
 // Every operation for operators, as the document has them, for everybody: who may not is
 // told so before anything of the call is looked at, who may is not.
 func TestOperationsTakeTheirRole(t *testing.T) {
@@ -76,13 +88,7 @@ func TestOperationsTakeTheirRole(t *testing.T) {
 					if caller.role != 0 {
 						who = w.register("Caller").as(caller.role)
 					}
-					at := pathParameter.ReplaceAllString(path, target.String())
-					for _, p := range op.Parameters {
-						if p.Value.In == openapi3.ParameterInQuery && p.Value.Required {
-							at += "?" + p.Value.Name + "=" + target.String()
-						}
-					}
-					got := who.call(method, at, nil)
+					got := who.call(method, addressOf(path, op, target), nil)
 					lines := w.lines(who.id)
 					switch {
 					case caller.role == 0:
