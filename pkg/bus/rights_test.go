@@ -106,6 +106,7 @@ func TestRights(t *testing.T) {
 		r.Principals[contract.Realtime] = []string{"User:all"}
 		want := []string{
 			"may Write topic " + topics.Commands, "may Read topic " + topics.Control, "may Write topic " + topics.Control, "may Read topic " + topics.Events,
+			"may Read topic " + topics.Presence, "may Write topic " + topics.Presence,
 		}
 		if diff := cmp.Diff(want, grants(r, "User:all")); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
