@@ -190,9 +190,9 @@ func TestALostClaimIsNotTold(t *testing.T) {
 	}
 }
 
-// An ending takes back a push while its call is under way, after it was told as delivered or
-// before: what is told last is that it was withdrawn, by the real ways of an ending.
-func TestTakenBackIsToldLast(t *testing.T) {
+// An ending takes back a push while its call is under way, or after it was told as delivered:
+// what is told last is that it was withdrawn.
+func TestCutsAreTold(t *testing.T) {
 	t.Parallel()
 	for _, during := range []bool{true, false} {
 		t.Run(fmt.Sprintf("during the call %v", during), func(t *testing.T) {
