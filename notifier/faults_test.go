@@ -18,7 +18,7 @@ import (
 func TestFaultsOfTheProvider(t *testing.T) {
 	t.Parallel()
 	const phones = 10 // of each kind
-	slow := 400 * time.Millisecond
+	slow := time.Minute
 	kinds := []struct {
 		name    string
 		answer  fcm.Answer
@@ -53,7 +53,7 @@ func TestFaultsOfTheProvider(t *testing.T) {
 		}
 	}
 	cfg := w.config()
-	cfg.CallTimeout, cfg.BreakerTimeout = 200*time.Millisecond, 100*time.Millisecond
+	cfg.CallTimeout = 4 * time.Second // a busy machine answers the others within it
 	n := w.notifier(cfg)
 	w.deliver(n, received(1, users...))
 	w.background(n.Run)

@@ -38,7 +38,7 @@ func (b *Broker) Brokers() []string { return strings.Split(b.addr, ",") }
 func (b *Broker) Client(tb testing.TB) *bus.Client {
 	tb.Helper()
 	c := bus.New(bus.Config{
-		Brokers: b.Brokers(), ClientID: "test", MetadataTTL: 200 * time.Millisecond, DialTimeout: time.Second,
+		Brokers: b.Brokers(), ClientID: "test", MetadataTTL: time.Second, DialTimeout: time.Second,
 	}, slog.New(slog.DiscardHandler))
 	tb.Cleanup(c.Close)
 	return c
