@@ -31,7 +31,7 @@ func TestPopTakesWhatFitsInOneWrite(t *testing.T) {
 	for queue, want := range tests {
 		t.Run(queue, func(t *testing.T) {
 			t.Parallel()
-			s := &socket{g: &Gateway{cfg: Config{}.withDefaults()}, state: stateOpen, writing: true}
+			s := &socket{g: &Gateway{cfg: Config{Clock: func() time.Time { return now }}.withDefaults()}, state: stateOpen, writing: true}
 			for _, c := range []byte(queue) {
 				f := frames[c]
 				s.queue = append(s.queue, f)
